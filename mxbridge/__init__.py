@@ -1,0 +1,1 @@
+"""mxbridge: marker models for whole slides, from and to QuPath, OMERO and OME files."""
