@@ -1,0 +1,277 @@
+"""Cells: who they are, where they are, and which pixels they own.
+
+Outlines are ragged coordinate arrays with offsets, never a list of geometry objects; labels are rasterised for the box asked
+for, never for a whole slide. The rule, for every source of outlines:
+
+- a pixel belongs to a cell when its centre lies inside the outline (even-odd, so holes and multi-part outlines just work);
+- where cells overlap, the later cell (higher index) paints over the earlier one, as QuPath draws them;
+- coordinates are rounded to 1/256 pixel first, which makes the raster of a box independent of how a slide is tiled:
+  no crossing of an edge with a row of pixel centres can then fall closer to a centre than float64 resolves.
+
+Pixel (0, 0) covers coordinates 0 <= x < 1, 0 <= y < 1, as in QuPath and GeoJSON exported by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxbridge.errors import InputError
+from mxbridge.image import Box
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+SUBPIXEL = 256
+"""Outline coordinates are rounded to 1/SUBPIXEL of a pixel."""
+
+COORDINATE_LIMIT = 1e8
+"""Coordinates beyond this many pixels are refused: no slide is that large, and float32 could not hold them."""
+
+
+@dataclass(frozen=True)
+class Rings:
+    """Closed rings of many objects in three arrays.
+
+    xy: float64 ``(points, 2)``, columns x and y in full-resolution pixels; a ring need not repeat its first point.
+    ring_starts: int64 ``(rings + 1,)``, where each ring begins in ``xy``.
+    object_starts: int64 ``(objects + 1,)``, where each object's rings begin in ``ring_starts``. An object may have none.
+    """
+
+    xy: NDArray[np.float64]
+    ring_starts: NDArray[np.int64]
+    object_starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, objects: Iterable[Sequence[NDArray[np.float64]]]) -> Rings:
+        """From one list of ``(points, 2)`` arrays (x, y) per object. Raises InputError on coordinates that are no pixels."""
+        points: list[NDArray[np.float64]] = []
+        ring_starts, object_starts, n = [0], [0], 0
+        for rings in objects:
+            for ring in rings:
+                ring = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
+                points.append(ring)
+                n += len(ring)
+                ring_starts.append(n)
+            object_starts.append(len(ring_starts) - 1)
+        xy = np.concatenate(points) if points else np.zeros((0, 2))
+        return cls(xy, np.asarray(ring_starts, np.int64), np.asarray(object_starts, np.int64))
+
+    def __post_init__(self) -> None:
+        if len(self.xy) and not np.all(np.abs(self.xy) <= COORDINATE_LIMIT):  # NaN and infinity fail this as well
+            raise InputError("an outline has coordinates that are not pixels (not finite, or beyond 1e8)")
+
+    def __len__(self) -> int:
+        return len(self.object_starts) - 1
+
+    def rings_of(self, index: int) -> list[NDArray[np.float64]]:
+        """The rings of one object, each ``(points, 2)``."""
+        first, last = self.object_starts[index], self.object_starts[index + 1]
+        return [self.xy[self.ring_starts[r] : self.ring_starts[r + 1]] for r in range(first, last)]
+
+    def bounds(self) -> NDArray[np.float64]:
+        """``(objects, 4)``: y0, x0, y1, x1; NaN for an object without points."""
+        out = np.full((len(self), 4), np.nan)
+        starts = self.ring_starts[self.object_starts]
+        filled = np.flatnonzero(starts[1:] > starts[:-1])
+        if len(filled):
+            at = starts[:-1][filled]
+            low, high = np.minimum.reduceat(self.xy, at, axis=0), np.maximum.reduceat(self.xy, at, axis=0)
+            out[filled] = np.column_stack([low[:, 1], low[:, 0], high[:, 1], high[:, 0]])
+        return out
+
+    def areas(self) -> NDArray[np.float64]:
+        """``(objects,)`` polygon areas in px²: the largest ring minus the others it holds (holes), plus separate parts."""
+        return np.array([_area(self.rings_of(i)) for i in range(len(self))])
+
+    def hash_into(self, digest: hashlib._Hash) -> None:
+        for array in (self.xy, self.ring_starts, self.object_starts):
+            digest.update(np.ascontiguousarray(array).tobytes())
+
+
+@dataclass(frozen=True)
+class Cells(ABC):
+    """Cells of one image.
+
+    ids: identity of each cell within its image (QuPath UUID, label number as text); unique, in a stable order.
+    classes: class name of each cell, or None.
+    shape: (y, x) of the image at full resolution.
+    """
+
+    ids: tuple[str, ...]
+    classes: tuple[str | None, ...]
+    shape: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def raster(self, box: Box) -> NDArray[np.int32]:
+        """Labels ``(y, x)`` of ``box``: 0 is background, k + 1 is the cell at index k. Outside the image: 0."""
+
+    @abstractmethod
+    def any_in(self, box: Box) -> bool:
+        """False only when no cell can have a pixel in ``box``."""
+
+    @abstractmethod
+    def geometry_hash(self) -> str:
+        """Hash of ids and shapes: changes when a cell moves, appears or goes."""
+
+
+@dataclass(frozen=True)
+class OutlineCells(Cells):
+    """Cells given by outlines (QuPath, GeoJSON, OMERO ROIs)."""
+
+    outlines: Rings
+    nuclei: Rings | None = None
+    _index: BoxIndex = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.outlines) != len(self.ids) or len(self.classes) != len(self.ids):
+            raise InputError("ids, classes and outlines of cells differ in number")
+        object.__setattr__(self, "_index", BoxIndex(self.outlines.bounds()))
+
+    def raster(self, box: Box) -> NDArray[np.int32]:
+        return rasterise(self.outlines, self._index.hits(box), box, self.shape)
+
+    def any_in(self, box: Box) -> bool:
+        return len(self._index.hits(box)) > 0
+
+    def geometry_hash(self) -> str:
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        self.outlines.hash_into(digest)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class LabelCells(Cells):
+    """Cells given by a label image ``(y, x)`` of integers; ``values[k]`` is the pixel value of the cell at index k.
+
+    values must be sorted; they may be any int64 (24-bit ids, CellProfiler's stretched labels decoded beforehand).
+    boxes: ``(cells, 4)`` y0, x0, y1, x1 in pixels.
+    """
+
+    labels: da.Array
+    values: NDArray[np.int64]
+    boxes: NDArray[np.int64]
+    content_hash: str
+    _index: BoxIndex = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_index", BoxIndex(self.boxes.astype(float)))
+
+    def raster(self, box: Box) -> NDArray[np.int32]:
+        out = np.zeros(box.shape, np.int32)
+        inside = box.clip(self.shape)
+        if 0 in inside.shape or not len(self.values):
+            return out
+        block = np.asarray(
+            self.labels[inside.y0 : inside.y1, inside.x0 : inside.x1].compute(scheduler="synchronous")
+        ).astype(np.int64)
+        at = np.minimum(np.searchsorted(self.values, block), len(self.values) - 1)
+        found = np.where((self.values[at] == block) & (block != 0), at + 1, 0)
+        out[inside.y0 - box.y0 : inside.y1 - box.y0, inside.x0 - box.x0 : inside.x1 - box.x0] = found
+        return out
+
+    def any_in(self, box: Box) -> bool:
+        return len(self._index.hits(box)) > 0
+
+    def geometry_hash(self) -> str:
+        return hashlib.sha256(("\n".join(self.ids) + self.content_hash).encode()).hexdigest()
+
+
+class BoxIndex:
+    """Which boxes meet a query box: a coarse bucket grid over sorted arrays, a few bytes per cell."""
+
+    BUCKET = 1024
+
+    def __init__(self, boxes: NDArray[np.float64]) -> None:
+        """boxes: ``(n, 4)`` y0, x0, y1, x1; rows with NaN meet nothing."""
+        self._boxes = boxes
+        valid = np.flatnonzero(~np.isnan(boxes).any(axis=1))
+        rows: dict[tuple[int, int], list[NDArray[np.int64]]] = {}
+        low = np.floor(boxes[valid, :2] / self.BUCKET).astype(np.int64)
+        high = np.floor(boxes[valid, 2:] / self.BUCKET).astype(np.int64)
+        small = np.all(high - low <= 64, axis=1)
+        self._large = valid[~small]  # a few huge outlines are compared one by one instead of filling every bucket
+        valid, low, high = valid[small], low[small], high[small]
+        for dy in range(int((high - low)[:, 0].max(initial=0)) + 1):
+            for dx in range(int((high - low)[:, 1].max(initial=0)) + 1):
+                reach = (low[:, 0] + dy <= high[:, 0]) & (low[:, 1] + dx <= high[:, 1])
+                keys = low[reach] + (dy, dx)
+                order = np.lexsort((keys[:, 1], keys[:, 0]))
+                keys, members = keys[order], valid[reach][order]
+                cuts = np.flatnonzero(np.any(np.diff(keys, axis=0), axis=1)) + 1
+                for start, group in zip(np.r_[0, cuts], np.split(members, cuts), strict=True):
+                    if len(group):
+                        rows.setdefault((int(keys[start, 0]), int(keys[start, 1])), []).append(group)
+        self._buckets = {key: np.concatenate(groups) for key, groups in rows.items()}
+
+    def hits(self, box: Box) -> NDArray[np.int64]:
+        """Indices, ascending, of the boxes that meet ``box``."""
+        size = self.BUCKET
+        span = [
+            self._buckets.get((by, bx))
+            for by in range(box.y0 // size, (box.y1 - 1) // size + 1)
+            for bx in range(box.x0 // size, (box.x1 - 1) // size + 1)
+        ]
+        near = [s for s in span if s is not None] + [self._large]
+        found = np.unique(np.concatenate(near)).astype(np.int64)
+        b = self._boxes[found]
+        meets = (b[:, 0] < box.y1) & (b[:, 2] > box.y0) & (b[:, 1] < box.x1) & (b[:, 3] > box.x0)
+        return found[meets]
+
+
+def rasterise(rings: Rings, which: NDArray[np.int64], box: Box, shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Labels ``(y, x)`` int32 of ``box``: index + 1 of the objects in ``which``, painted in that order.
+
+    Pixels outside an image of ``shape`` stay 0, whatever an outline claims.
+    """
+    from rasterio.features import rasterize
+
+    out = np.zeros(box.shape, np.int32)
+    inside = box.clip(shape)
+    if 0 in inside.shape or not len(which):
+        return out
+    shift = (inside.x0, inside.y0)
+    shapes = []
+    for k in which:
+        # fmt: off
+        parts = [
+            (np.round(ring * SUBPIXEL) / SUBPIXEL - shift) for ring in rings.rings_of(int(k)) if len(ring) >= 3
+        ]
+        # fmt: on
+        closed = [np.vstack([p, p[:1]]).tolist() for p in parts]
+        if closed:
+            shapes.append(({"type": "Polygon", "coordinates": closed}, int(k) + 1))
+    if shapes:
+        painted = rasterize(shapes, out_shape=inside.shape, fill=0, dtype=np.int32)
+        out[inside.y0 - box.y0 : inside.y1 - box.y0, inside.x0 - box.x0 : inside.x1 - box.x0] = painted
+    return out
+
+
+def _area(rings: list[NDArray[np.float64]]) -> float:
+    """Even-odd area of rings that nest or lie apart but do not cross: a ring inside an odd number of others is a hole."""
+    total = 0.0
+    for i, ring in enumerate(rings):
+        if len(ring) < 3:
+            continue
+        x, y = ring[:, 0], ring[:, 1]
+        size = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+        depth = sum(_contains(other, ring[0]) for j, other in enumerate(rings) if j != i and len(other) >= 3)
+        total += -size if depth % 2 else size
+    return float(total)
+
+
+def _contains(ring: NDArray[np.float64], point: NDArray[np.float64]) -> bool:
+    (x, y), nxt = ring.T, np.roll(ring, -1, axis=0)
+    crosses = (y > point[1]) != (nxt[:, 1] > point[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = (nxt[:, 0] - x) * (point[1] - y) / (nxt[:, 1] - y) + x
+    return bool(np.count_nonzero(crosses & (point[0] < at)) % 2)

@@ -1,0 +1,80 @@
+"""The one door to images: where they live, and where results return.
+
+A workspace knows no model; a model never sees a workspace. Four verbs: list, pull, publish, retract.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mxbridge.cells import Cells
+from mxbridge.image import LocalImage
+from mxbridge.results import ImageRef, Results
+
+CellKind = Literal["cells", "detections", "annotations"]
+"""Which objects count as cells. ``cells``: cell objects (or plain detections where there are none)."""
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a task gets of one image. ``cells`` is None where the image has none of the kind asked for."""
+
+    ref: ImageRef
+    image: LocalImage
+    cells: Cells | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a workspace did with one Results. ``changed`` is False when everything was there already."""
+
+    ref: ImageRef
+    changed: bool
+    where: str
+    notes: tuple[str, ...] = field(default=())
+
+
+class Workspace(ABC):
+    """A place with images. Address and identity are stable between runs."""
+
+    address: str
+
+    @property
+    @abstractmethod
+    def runs_home(self) -> Path:
+        """Folder in which run folders go when --out is not given (``.../mxbridge-runs``)."""
+
+    @abstractmethod
+    def list(self, names: Sequence[str] = ()) -> list[ImageRef]:
+        """All images, or those named by name or id, in a stable order.
+
+        Images that mxbridge made are left out unless named one by one. Raises UnknownName.
+        """
+
+    @abstractmethod
+    def pull(self, ref: ImageRef, cells: CellKind = "cells") -> Pulled:
+        """Open one image lazily and read its cells. Raises SourceError, InputError."""
+
+    @abstractmethod
+    def publish(self, results: Results) -> Published:
+        """Put results where people look at them, replacing what the same result keys left earlier and nothing else.
+
+        Raises OutputError (Locked, ChangedMeanwhile), never leaves a half-written state.
+        """
+
+    @abstractmethod
+    def holds(self, results: Results) -> bool:
+        """Whether exactly these results are in the workspace now (False after they were lost or edited away)."""
+
+    @abstractmethod
+    def retract(self, ref: ImageRef, result_keys: Sequence[str]) -> Published:
+        """Take results out again (``mxbridge undo``): remove what we made, restore what we changed, keep users' edits."""
+
+    @abstractmethod
+    def check_writable(self) -> None:
+        """Raise OutputError early, before hours of work, when publish cannot succeed."""
