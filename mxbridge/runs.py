@@ -175,17 +175,29 @@ class Run:
             lock.release()
 
 
-def find_same(home: Path, request: str) -> Run | None:
-    """The newest run under ``home`` for the same request, finished or not."""
+def all_runs(home: Path) -> Iterator[Run]:
+    """The runs under ``home``, newest first; folders without a readable record are passed over."""
     if not home.is_dir():
-        return None
+        return
     for folder in sorted((f for f in home.iterdir() if _is_run_id(f.name)), reverse=True):
         try:
-            run = Run.load(folder)
+            yield Run.load(folder)
         except (SourceError, BrokenFile):
             continue  # a folder whose first record was never written, or a user's own folder
-        if run.request == request:
-            return run
+
+
+def find_same(home: Path, request: str) -> Run | None:
+    """The newest run under ``home`` for the same request, finished or not."""
+    return next((run for run in all_runs(home) if run.request == request), None)
+
+
+def find_image(home: Path, fingerprint: str) -> tuple[Path, dict[str, Any]] | None:
+    """Folder and counts of an image that some run under ``home`` has finished with exactly this fingerprint."""
+    for run in all_runs(home):
+        for image in run.images:
+            folder = run.folder_of(image)
+            if image.fingerprint == fingerprint and (folder / "results.json").is_file():
+                return folder, image.counts
     return None
 
 

@@ -1,0 +1,76 @@
+"""The command line: one file per command, each a thin twin of a task. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from mxbridge.cli import console, demo, doctor, inspect, models, publish, qupath, score
+from mxbridge.errors import Interrupted, MxbridgeError, UsageError
+
+app = typer.Typer(
+    name="mxbridge",
+    help="Marker models for whole slides: QuPath projects and OME files in, scores back where people look at them.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command("score")(score.score)
+app.command("publish")(publish.publish)
+app.command("undo")(publish.undo)
+app.command("inspect")(inspect.inspect)
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+app.add_typer(models.app, name="models")
+app.add_typer(qupath.app, name="qupath")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        console.out.print(f"mxbridge {installed('mxbridge')}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the codes of ``mxbridge.errors``."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; the exit code. ``--debug`` may stand anywhere and shows tracebacks of expected errors too."""
+    debug = "--debug" in arguments
+    try:
+        result = app([a for a in arguments if a != "--debug"], standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except MxbridgeError as error:
+        return _fail(error, debug)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        console.errors.print("interrupted: what is done is kept; run the same command again to go on")
+        return Interrupted.exit_code
+    except click.ClickException as error:
+        error.show()
+        return UsageError.exit_code
+    except BrokenPipeError:  # e.g. `mxbridge models list | head`
+        return 0
+    except Exception:
+        traceback.print_exc()
+        console.errors.print("This is a bug in mxbridge: please report it with the lines above.", style="red")
+        return 1
+
+
+def _fail(error: MxbridgeError, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    console.errors.print("error:", style="red", end=" ")
+    console.errors.print(str(error), markup=False)
+    return error.exit_code

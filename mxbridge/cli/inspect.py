@@ -1,0 +1,55 @@
+"""``mxbridge inspect``: what is there and would be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mxbridge.cli import console, options
+from mxbridge.cli.sources import open_source
+
+
+def inspect(
+    project: options.Project = None,
+    image: options.Image = None,
+    files: options.Files = None,
+    labels: options.Labels = None,
+    stretched_labels: options.StretchedLabels = False,
+    plane: options.Plane = None,
+    um_per_px: options.UmPerPx = None,
+    path_map: options.PathMap = None,
+    panel: options.Panel = None,
+    cells: options.CellChoice = options.CellChoice.cells,
+    json: options.Json = False,
+) -> None:
+    """Say what a run would see: images, sizes, pixel sizes, channels and their roles, cells. Pixels are not read."""
+    workspace = open_source(
+        project=project,
+        files=files,
+        labels=labels,
+        um_per_px=um_per_px,
+        path_map=path_map,
+        stretched_labels=stretched_labels,
+        plane=plane,
+    )
+    from mxbridge.tasks.inspect import look
+
+    seen = look(workspace, workspace.list(image or ()), panel=panel, cells=cells.value)
+    if json:
+        console.print_json(seen)
+        return
+    for one in seen:
+        _say(one)
+
+
+def _say(one: dict[str, Any]) -> None:
+    console.out.print(f"{one['name']}  (id {one['id']})", style="bold", markup=False)
+    if "error" in one:
+        console.out.print(f"  error: {one['error']}", markup=False)
+        return
+    size = f"{one['width']} x {one['height']} px, {one['dtype']}, {one['levels']} level{'s' * (one['levels'] > 1)}"
+    scale = "no pixel size (--um-per-px)" if one["um_per_px"] is None else f"{one['um_per_px']:g} µm/px"
+    console.out.print(f"  {size}, {scale}\n  cells: {one['cells']}", markup=False)
+    for channel in one["channels"]:
+        console.out.print(f"  {channel['index']:3}  {channel['name']}  ({channel['role']})", markup=False)
+    for warning in one["warnings"]:
+        console.out.print(f"  warning: {warning}", markup=False)

@@ -1,0 +1,41 @@
+"""``mxbridge publish`` and ``mxbridge undo``: put a run's results into its workspace, take them out again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mxbridge.cli import console, options
+
+if TYPE_CHECKING:
+    from mxbridge.tasks.publish import Moved
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder (it holds run.json)")]
+
+
+def publish(run: RunFolder, path_map: options.PathMap = None, json: options.Json = False) -> None:
+    """Put the results of a run into the project it was made from (again)."""
+    from mxbridge.cli.sources import pairs
+    from mxbridge.tasks.publish import publish_run
+
+    _say(publish_run(run, path_maps=pairs(path_map)), json, "published", "is there already")
+
+
+def undo(run: RunFolder, path_map: options.PathMap = None, json: options.Json = False) -> None:
+    """Take the results of a run out of its project; what somebody edited since stays, and is reported."""
+    from mxbridge.cli.sources import pairs
+    from mxbridge.tasks.publish import undo_run
+
+    _say(undo_run(run, path_maps=pairs(path_map)), json, "taken out", "nothing to take out")
+
+
+def _say(moved: list[Moved], as_json: bool, done: str, nothing: str) -> None:
+    if as_json:
+        console.print_json([{"image": m.image, "changed": m.changed, "notes": list(m.notes)} for m in moved])
+        return
+    for one in moved:
+        console.out.print(f"{one.image}: {done if one.changed else nothing}", markup=False)
+    for note in dict.fromkeys(note for one in moved for note in one.notes):
+        console.out.print(f"  {note}", markup=False)

@@ -1,0 +1,175 @@
+"""``mxbridge score``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mxbridge.cli import console, options
+from mxbridge.cli.sources import open_source
+from mxbridge.errors import UsageError
+
+if TYPE_CHECKING:
+    from mxbridge.tasks.over_images import Finished
+    from mxbridge.tasks.score import ScoreTask
+    from mxbridge.workspaces.base import Workspace
+
+SCORING = "Scoring"
+
+
+def score(
+    project: options.Project = None,
+    image: options.Image = None,
+    files: options.Files = None,
+    labels: options.Labels = None,
+    stretched_labels: options.StretchedLabels = False,
+    plane: options.Plane = None,
+    um_per_px: options.UmPerPx = None,
+    path_map: options.PathMap = None,
+    panel: options.Panel = None,
+    markers: Annotated[
+        str | None, typer.Option("--markers", help="Names, comma-separated (else all markers)", rich_help_panel=SCORING)
+    ] = None,
+    cells: Annotated[
+        options.CellChoice, typer.Option("--cells", help="Which objects are the cells", rich_help_panel=SCORING)
+    ] = options.CellChoice.cells,
+    tta: Annotated[
+        bool, typer.Option("--tta/--no-tta", help="Average over six flipped and turned views", rich_help_panel=SCORING)
+    ] = True,
+    compat: Annotated[
+        str | None,
+        typer.Option("--compat", help="Reproduce a published program: nimbus-0.0.5", rich_help_panel=SCORING),
+    ] = None,
+    normalization: Annotated[
+        Path | None, typer.Option("--normalization", help="Use the factors in this file", rich_help_panel=SCORING)
+    ] = None,
+    normalize: Annotated[
+        str,
+        typer.Option(
+            "--normalize", help="pooled: one factor per marker; per-image: each its own", rich_help_panel=SCORING
+        ),
+    ] = "pooled",
+    quantile: Annotated[
+        float, typer.Option("--quantile", help="Foreground quantile that becomes 1", rich_help_panel=SCORING)
+    ] = 0.999,
+    threshold: Annotated[
+        float, typer.Option("--threshold", help="Score from which a cell is positive", rich_help_panel=SCORING)
+    ] = 0.5,
+    set_class: Annotated[
+        bool, typer.Option("--set-class", help="Set derived classes, e.g. Tumor: CD3: CD8", rich_help_panel=SCORING)
+    ] = False,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Keep probability maps as OME-Zarr", rich_help_panel=SCORING)
+    ] = False,
+    h5ad: Annotated[bool, typer.Option("--h5ad", help="Also cells.h5ad (AnnData)", rich_help_panel=SCORING)] = False,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="nimbus, demo, a file, or a name you added", rich_help_panel=options.MODEL),
+    ] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    tile: options.Tile = None,
+    workers: options.Workers = None,
+    out: options.Out = None,
+    publish: options.Publish = True,
+    resume: options.Resume = True,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    progress: options.ProgressOption = options.ProgressKind.text,
+) -> None:
+    """Score every cell 0..1 for each marker, and write the scores back as measurements (Nimbus: CD3)."""
+    if normalize not in ("pooled", "per-image"):
+        raise UsageError(f"--normalize {normalize!r} is neither pooled nor per-image")
+    workspace = open_source(
+        project=project,
+        files=files,
+        labels=labels,
+        um_per_px=um_per_px,
+        path_map=path_map,
+        stretched_labels=stretched_labels,
+        plane=plane,
+    )
+    from mxbridge.models import catalogue
+    from mxbridge.models.nimbus import load
+    from mxbridge.stream.engine import Engine
+    from mxbridge.tasks.over_images import run_over_images
+    from mxbridge.tasks.score import ScoreOptions, ScoreTask
+
+    chosen = ScoreOptions(
+        markers=tuple(m.strip() for m in (markers or "").split(",") if m.strip()),
+        panel=panel,
+        tta=tta,
+        compat=compat,
+        normalization=normalization,
+        normalize=normalize,  # type: ignore[arg-type]  # checked above
+        quantile=quantile,
+        cells=cells.value,
+        threshold=threshold,
+        set_class=set_class,
+        maps=maps,
+        h5ad=h5ad,
+    )
+    refs = workspace.list(image or ())
+    found = catalogue.resolve(model or workspace.default_model or "nimbus")
+    task = ScoreTask(load(found), Engine(device=device, precision=precision, tile=tile, workers=workers), chosen)
+    teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
+    if dry_run:
+        _say_plan(workspace, task, refs, json)
+        return
+    finished = run_over_images(workspace, refs, task, out=out, publish=publish, resume=resume, progress=teller)
+    _say_result(finished, task, publish, json)
+    finished.raise_for_errors()
+
+
+def _say_plan(workspace: Workspace, task: ScoreTask, refs: list[Any], as_json: bool) -> None:
+    from mxbridge.tasks.over_images import plan_images
+
+    plans, failed = plan_images(workspace, refs, task)
+    rows = [
+        {"image": p.ref.name, "id": p.ref.id, **p.counts, "channels": list(p.basis["channels"]), "notes": list(p.notes)}
+        for p in plans
+    ]
+    rows += [{"image": r.name, "id": r.id, "error": str(failed[r.id])} for r in refs if r.id in failed]
+    if as_json:
+        console.print_json({"dry_run": True, "model": task.model.name, "images": rows})
+        return
+    for row in rows:
+        what = row.get("error") or f"{row['cells']} cells, {task.model.name}: {', '.join(row['channels'])}"
+        console.out.print(f"{row['image']}: {what}", markup=False)
+        for note in row.get("notes", ()):
+            console.out.print(f"  {note}", markup=False)
+
+
+def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: bool) -> None:
+    run = finished.run
+    if as_json:
+        console.print_json(
+            {
+                "run": run.run_id,
+                "folder": run.path.resolve(),
+                "model": run.model,
+                "computed": finished.computed,
+                "published": finished.published,
+                "images": [
+                    {"id": i.id, "name": i.name, "status": i.status, "error": i.error, **i.counts} for i in run.images
+                ],
+            }
+        )
+        return
+    rows = []
+    for image in run.images:
+        if image.error is None:
+            cells = image.counts["cells"]
+            for marker, positive in image.counts["positive"].items():
+                rows.append((image.name, task.measurement(marker), cells, positive, 100 * positive / max(1, cells)))
+    if rows:
+        console.print_table(("image", "measurement", "cells", f"positive (>= {task.options.threshold:g})", "%"), rows)
+    if not finished.computed and not finished.published and not finished.errors:
+        console.out.print("Nothing to do: all of this was done before. --restart does it again.")
+    console.out.print(f"Tables and settings: {run.path.resolve()}", markup=False)
+    if publish and not finished.errors:
+        console.out.print(f"The measurements are in {run.address.partition(':')[2] or run.address}", markup=False)

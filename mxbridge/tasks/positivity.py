@@ -1,0 +1,44 @@
+"""From scores to classes: which markers a cell is positive for, and what it is then called in QuPath.
+
+A class is its base (``Tumor``) followed by the positive markers in the order of the image's channels
+(``Tumor: CD3: CD8``). One cell gets one class for all markers together, so markers never overwrite each other, and a
+second run with other markers keeps what the first one found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+SEPARATOR = ": "
+"""Between the parts of a derived class, as QuPath writes it."""
+
+
+def derived_classes(
+    current: Sequence[str | None],
+    positive: NDArray[np.bool_],
+    markers: Sequence[str],
+    order: Sequence[str],
+) -> list[str | None]:
+    """New class names of cells.
+
+    current: class of each cell now, or None. positive: ``(markers, cells)``. markers: the names scored in this run.
+    order: all marker names of the image in channel order; parts of a class that are among them count as marker calls.
+    """
+    known = list(dict.fromkeys([*order, *markers]))
+    out: list[str | None] = []
+    for cell, name in enumerate(current):
+        parts = name.split(SEPARATOR) if name else []
+        base = [p for p in parts if p not in known]
+        calls = {p for p in parts if p in known and p not in markers}
+        calls |= {m for m, is_positive in zip(markers, positive[:, cell], strict=True) if is_positive}
+        out.append(SEPARATOR.join([*base, *(m for m in known if m in calls)]) or None)
+    return out
+
+
+def base_classes(current: Sequence[str | None], markers: Sequence[str]) -> list[str | None]:
+    """Classes without the calls of ``markers``: what a run of these markers starts from."""
+    nobody = np.zeros((len(markers), len(current)), bool)
+    return derived_classes(current, nobody, markers, markers)

@@ -1,0 +1,293 @@
+"""``mxbridge score``: a marker positivity score (0..1) on every cell for every marker asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from mxbridge.errors import ChangedMeanwhile, InputError, NoCells, UsageError
+from mxbridge.formats.cell_tables import read_cell_table, write_cell_tables
+from mxbridge.image import LocalImage
+from mxbridge.models.normalization import Normalization
+from mxbridge.panel import Selection, read_panel, select_markers
+from mxbridge.progress import SILENT, Progress
+from mxbridge.results import ClassChanges, DerivedImage, ImageRef, Measurement, Results
+from mxbridge.runs import Run, digest, fingerprint, result_key
+from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
+from mxbridge.tasks.positivity import base_classes, derived_classes
+from mxbridge.workspaces.base import CellKind, Pulled, Workspace
+
+if TYPE_CHECKING:
+    from mxbridge.models.nimbus import CellScores, Nimbus
+    from mxbridge.stream.engine import Engine
+
+ALGORITHM = "score 1"
+"""Part of every fingerprint; raised when the numbers of an unchanged run would change."""
+
+COMPAT = ("nimbus-0.0.5",)
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What can be chosen. See ``mxbridge score --help`` for each."""
+
+    markers: tuple[str, ...] = ()
+    panel: Path | None = None
+    tta: bool = True
+    compat: str | None = None
+    normalization: Path | None = None
+    normalize: Literal["pooled", "per-image"] = "pooled"
+    quantile: float = 0.999
+    cells: CellKind = "cells"
+    threshold: float = 0.5
+    set_class: bool = False
+    maps: bool = False
+    h5ad: bool = False
+
+    def __post_init__(self) -> None:
+        if self.compat is not None and self.compat not in COMPAT:
+            raise UsageError(f"--compat {self.compat} is not known", hint=f"There is: {', '.join(COMPAT)}")
+        if not 0 < self.threshold < 1:
+            raise UsageError(f"--threshold {self.threshold} is not between 0 and 1")
+        if not 0.5 <= self.quantile <= 1:
+            raise UsageError(f"--quantile {self.quantile} is not between 0.5 and 1")
+        if self.compat and self.maps:
+            raise UsageError("--maps and --compat do not go together: the peer's maps are made of other tiles")
+
+    def that_change_numbers(self) -> dict[str, Any]:
+        """The options that belong in a fingerprint (markers and normalisation enter it by what they resolve to)."""
+        keys = ["tta", "compat", "quantile", "set_class", "maps"] + (["threshold"] if self.set_class else [])
+        return {key: getattr(self, key) for key in keys}
+
+
+def score(
+    workspace: Workspace,
+    model: Nimbus,
+    engine: Engine,
+    options: ScoreOptions = ScoreOptions(),
+    *,
+    images: Sequence[str] = (),
+    out: Path | None = None,
+    publish: bool = True,
+    resume: bool = True,
+    progress: Progress = SILENT,
+) -> Finished:
+    """Score the images of a workspace (all, or those named) and publish the scores there.
+
+    Raises MxbridgeError for what stops everything; errors of single images are in the answer
+    (:meth:`~mxbridge.tasks.over_images.Finished.raise_for_errors`).
+    """
+    refs = workspace.list(images)
+    if not refs:
+        raise InputError(f"{workspace.address} holds no images")
+    task = ScoreTask(model, engine, options)
+    return run_over_images(workspace, refs, task, out=out, publish=publish, resume=resume, progress=progress)
+
+
+@dataclass
+class ScoreTask:
+    """Scores as a task of :mod:`mxbridge.tasks.over_images`."""
+
+    model: Nimbus
+    engine: Engine
+    options: ScoreOptions
+    name: str = "score"
+    normalization: Normalization | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.panel = read_panel(self.options.panel) if self.options.panel else ()
+        self.given = Normalization.load(self.options.normalization) if self.options.normalization else None
+
+    @property
+    def cell_kind(self) -> CellKind:
+        return self.options.cells
+
+    def describe(self) -> dict[str, Any]:
+        options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.options).items()}
+        return {"model": self.model.describe(), "options": {**options, **self.engine.describe()}}
+
+    def select(self, image: LocalImage) -> Selection:
+        return select_markers(
+            image.channel_names, wanted=self.options.markers, panel=self.panel, where=f"image {image.name}"
+        )
+
+    def plan(self, pulled: Pulled) -> Plan:
+        image, cells = pulled.image, pulled.cells
+        if cells is None or not len(cells):
+            raise NoCells(
+                f"image {pulled.ref} has no {self.options.cells}",
+                hint="Detect cells in QuPath first, give label images with --labels, or choose with --cells",
+            )
+        if image.rgb:
+            raise InputError(
+                f"image {pulled.ref} is a colour picture (RGB), not an image of markers",
+                hint="Nimbus scores fluorescence and mass-spectrometry channels; leave this image out with --image",
+            )
+        pixel_size = image.require_pixel_size()
+        selection = self.select(image)
+        if self.given:
+            self.given.require(selection.names)
+        bases = base_classes(cells.classes, selection.names) if self.options.set_class else []
+        left = "; ".join(f"{channel} ({why})" for channel, why in selection.left_out.items())
+        return Plan(
+            ref=pulled.ref,
+            basis={
+                "result_keys": [self.key(m, pulled.ref) for m in selection.names],
+                "pixels": image.identity,
+                "geometry": cells.geometry_hash(),
+                "classes": digest(bases),
+                "channels": {m.name: m.index for m in selection.markers},
+                "um_per_px": pixel_size,
+            },
+            counts={"cells": len(cells), "markers": len(selection.markers)},
+            warnings=(*image.warnings, *pulled.warnings),
+            notes=(f"left out: {left}",) if left else (),
+        )
+
+    def key(self, target: str, ref: ImageRef) -> str:
+        return result_key(task=self.name, model=self.model.name, target=target, source=ref.id)
+
+    def fingerprint(self, plan: Plan, plans: Sequence[Plan]) -> str:
+        """Pooled factors come from all images of the run, so all their pixels are part of each fingerprint."""
+        if self.given:
+            normalization: Any = self.given.factors
+        else:
+            pool = [plan] if self.options.normalize == "per-image" else plans
+            normalization = [self.options.normalize, *([p.basis["pixels"], p.basis["channels"]] for p in pool)]
+        return fingerprint(
+            result_keys=plan.basis["result_keys"],
+            options={**self.options.that_change_numbers(), "um_per_px": plan.basis["um_per_px"]},
+            weights_sha256=self.model.weights_sha256,
+            pixels=plan.basis["pixels"],
+            geometry=digest([plan.basis["geometry"], plan.basis["classes"]]),
+            channels=plan.basis["channels"],
+            normalization=normalization,
+            algorithm=ALGORITHM,
+        )
+
+    def prepare(self, run: Run, workspace: Workspace, plans: Sequence[Plan], progress: Progress) -> None:
+        stored = run.path / "normalization.json"
+        if self.given:
+            self.normalization = self.given
+        elif stored.exists():  # a resumed run: the same request, so the same factors
+            self.normalization = Normalization.load(stored)
+        else:
+            images = [(p.ref.id, workspace.pull(p.ref, self.cell_kind).image, p.basis["channels"]) for p in plans]
+            self.normalization = Normalization.fit(
+                images,
+                quantile=self.options.quantile,
+                mode=self.options.normalize,
+                workers=self.engine.workers,
+                progress=lambda done, total: progress.step("normalising", done, total),
+            )
+        self.normalization.save(stored)
+        run.details["normalization"] = self.normalization.describe()
+        for warning in self.normalization.warnings:
+            progress.warning(warning)
+
+    def compute(self, run: Run, pulled: Pulled, plan: Plan, folder: Path, progress: Progress) -> Outcome:
+        image, cells = pulled.image, pulled.cells
+        if cells is None or cells.geometry_hash() != plan.basis["geometry"] or image.identity != plan.basis["pixels"]:
+            raise ChangedMeanwhile(f"image {plan.ref} was changed while the run was under way", hint="Run again")
+        selection, normalization = self.select(image), self.normalization
+        assert normalization is not None  # noqa: S101 - prepare() runs before compute()
+        factors = [normalization.factor(name, pulled.ref.id) for name in selection.names]
+        scores, derived = self._scores(pulled, selection, factors, folder, progress)
+        frame = self._table(pulled, selection, scores)
+        write_cell_tables(frame, folder)
+        results = self._results(run, pulled, selection, scores, derived)
+        positive = np.nansum(scores.score >= self.options.threshold, axis=1)
+        counts = {
+            "tiles": scores.tiles_done,
+            "tiles_skipped": scores.tiles_skipped,
+            "cells_without_area": int(scores.without_area),
+            "positive": dict(zip(selection.names, (int(p) for p in positive), strict=True)),
+            "factors": dict(zip(selection.names, factors, strict=True)),
+        }
+        return Outcome(results, counts, _warnings(scores, selection))
+
+    def _scores(
+        self, pulled: Pulled, selection: Selection, factors: list[float], folder: Path, progress: Progress
+    ) -> tuple[CellScores, tuple[DerivedImage, ...]]:
+        """Scores of one image, streamed or as the peer computes them, and the probability maps if asked for."""
+        raise NotImplementedError
+
+    def _table(self, pulled: Pulled, selection: Selection, scores: CellScores) -> pd.DataFrame:
+        """One row per cell: identity, geometry, then score, spread over views and mean intensity of each marker."""
+        cells = pulled.cells
+        assert cells is not None  # noqa: S101 - plan() refused images without cells
+        um_y, um_x = pulled.image.require_pixel_size()
+        columns: dict[str, Any] = {
+            "image": pulled.ref.name,
+            "image_id": pulled.ref.id,
+            "cell": list(cells.ids),
+            "class": list(cells.classes),
+            "x_um": (scores.centroid[:, 1] * um_x).astype(np.float32),
+            "y_um": (scores.centroid[:, 0] * um_y).astype(np.float32),
+            "area_um2": (scores.area_px * um_y * um_x).astype(np.float32),
+            "eroded_px": scores.eroded_px,
+            "touches_edge": scores.touches_edge,
+        }
+        for k, name in enumerate(selection.names):
+            columns[self.measurement(name)] = scores.score[k]
+            columns[f"{self.measurement(name)} view sd"] = scores.view_sd[k]
+            columns[f"{name} mean"] = scores.intensity[k]
+        return pd.DataFrame(columns)
+
+    def measurement(self, marker: str) -> str:
+        return f"{self.model.name}: {marker}"
+
+    def _results(
+        self,
+        run: Run,
+        pulled: Pulled,
+        selection: Selection,
+        scores: CellScores,
+        derived: tuple[DerivedImage, ...],
+    ) -> Results:
+        cells = pulled.cells
+        assert cells is not None  # noqa: S101 - plan() refused images without cells
+        names, changes = selection.names, None
+        if self.options.set_class:
+            with np.errstate(invalid="ignore"):
+                positive = scores.score >= self.options.threshold
+            order = [m.name for m in select_markers(pulled.image.channel_names, panel=self.panel).markers]
+            changes = ClassChanges(
+                names=tuple(derived_classes(cells.classes, positive, names, order)),
+                base_names=tuple(cells.classes),
+                result_key=self.key("classes", pulled.ref),
+            )
+        return Results(
+            image=pulled.ref,
+            run_id=run.run_id,
+            cell_ids=cells.ids,
+            measurements=tuple(
+                Measurement(self.measurement(n), scores.score[k], self.key(n, pulled.ref)) for k, n in enumerate(names)
+            ),
+            class_changes=changes,
+            derived=derived,
+            provenance={"task": self.name, "run": run.run_id, **self.describe()["model"]},
+        )
+
+    def finish(self, run: Run) -> None:
+        """``cells.parquet`` and ``cells.csv`` over all images of the run, in the order of the images."""
+        frames = [read_cell_table(run.folder_of(image)) for image in run.images if image.error is None]
+        if frames:
+            write_cell_tables(pd.concat(frames, ignore_index=True), run.path, h5ad=self.options.h5ad)
+
+
+def _warnings(scores: CellScores, selection: Selection) -> tuple[str, ...]:
+    out = []
+    if scores.without_area:
+        out.append(f"{scores.without_area} cells cover no pixel centre; their scores are NaN")
+    for name, bad in zip(selection.names, scores.bad_pixels, strict=True):
+        if bad.nan:
+            out.append(f"{name}: {bad.nan} pixels are not numbers (NaN); taken as 0, left out of mean intensities")
+        if bad.negative:
+            out.append(f"{name}: {bad.negative} pixels are negative; taken as 0 by the model")
+    return tuple(out)

@@ -1,0 +1,129 @@
+"""Three names that are not to be mixed, run folders, and results that survive a trip to disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mxbridge.errors import BrokenFile, Locked, OutputError, SourceError, UsageError
+from mxbridge.formats.atomic import write_atomically
+from mxbridge.results import ClassChanges, DerivedImage, ImageRef, Measurement, NewObject, Results
+from mxbridge.runs import ImageRecord, Run, all_runs, find_image, fingerprint, folder_name, open_run, result_key
+
+KEY = {"task": "score", "model": "Nimbus", "target": "CD3", "source": "1"}
+PRINT = {
+    "result_keys": ["k"],
+    "options": {"tta": True, "quantile": 0.999},
+    "weights_sha256": "w",
+    "pixels": "p",
+    "geometry": "g",
+    "channels": {"CD3": 1},
+    "normalization": 100.0,
+    "algorithm": "1",
+}
+
+
+def test_the_result_key_says_what_a_rerun_replaces() -> None:
+    assert result_key(**KEY) == result_key(**KEY)
+    for name, other in {"task": "impute", "model": "NimbusDemo", "target": "CD8", "source": "2"}.items():
+        assert result_key(**KEY | {name: other}) != result_key(**KEY)
+
+
+@pytest.mark.parametrize("name", list(PRINT))
+def test_the_fingerprint_changes_with_everything_that_can_change_a_number(name: str) -> None:
+    other = {"result_keys": ["k2"], "options": {"tta": False, "quantile": 0.999}, "channels": {"CD3": 2}}
+    assert fingerprint(**PRINT | {name: other.get(name, "other")}) != fingerprint(**PRINT)
+    assert fingerprint(**PRINT | {"options": {"quantile": 0.999, "tta": True}}) == fingerprint(**PRINT)
+
+
+def records(*prints: str) -> list[ImageRecord]:
+    return [ImageRecord(f"id {p}", p, p, folder_name(i, p)) for i, p in enumerate(prints, start=1)]
+
+
+def begin(home: Path, *prints: str, resume: bool = True, out: Path | None = None) -> tuple[Run, bool]:
+    return open_run(home, out, records(*prints), resume=resume, task="score", address="files:x")
+
+
+def test_the_same_request_goes_on_and_another_starts_anew(tmp_path: Path) -> None:
+    first, goes_on = begin(tmp_path, "a", "b")
+    assert not goes_on
+    again, goes_on = begin(tmp_path, "a", "b")
+    assert goes_on
+    assert again.path == first.path
+    assert not begin(tmp_path, "a", "c")[1]
+    assert not begin(tmp_path, "a", "b", resume=False)[1]
+
+
+def test_a_folder_that_holds_another_run_is_not_taken(tmp_path: Path) -> None:
+    begin(tmp_path, "a", out=tmp_path / "mine")
+    with pytest.raises(UsageError, match="holds another run"):
+        begin(tmp_path, "b", out=tmp_path / "mine")
+    run, _ = begin(tmp_path, "b", out=tmp_path / "mine", resume=False)
+    assert Run.load(run.path).images[0].name == "b"
+
+
+def test_two_at_once_in_one_run_folder_are_told(tmp_path: Path) -> None:
+    run, _ = begin(tmp_path, "a")
+    with run.locked(), pytest.raises(Locked, match="another mxbridge"), Run.load(run.path).locked():
+        pass
+
+
+def test_finished_images_are_found_by_fingerprint_in_any_run(tmp_path: Path) -> None:
+    run, _ = begin(tmp_path, "a", "b")
+    assert find_image(tmp_path, "b") is None
+    Results(ImageRef("id b", "b"), run.run_id).save(run.folder_of(run.images[1]))
+    found = find_image(tmp_path, "b")
+    assert found
+    assert found[0] == run.folder_of(run.images[1])
+
+
+def test_broken_and_missing_records(tmp_path: Path) -> None:
+    run, _ = begin(tmp_path, "a")
+    (run.path / "run.json").write_text("{")
+    with pytest.raises(BrokenFile, match="record of a run"):
+        Run.load(run.path)
+    assert list(all_runs(tmp_path)) == []
+    with pytest.raises(SourceError, match="no run at"):
+        Run.load(tmp_path / "nothing")
+
+
+def test_results_survive_the_trip_to_disk(tmp_path: Path) -> None:
+    results = Results(
+        image=ImageRef("1", "Bild Ä 名.tif"),
+        run_id="r",
+        cell_ids=("a", "b"),
+        measurements=(Measurement("Nimbus: CD3", np.array([0.25, np.nan], np.float32), "k1"),),
+        class_changes=ClassChanges(("Tumor: CD3", None), ("Tumor", None), "k2"),
+        objects=(NewObject("annotation", "o", [[(0.0, 1.0), (2.0, 3.0), (4.0, 0.5)]], "k3", measurements={"m": 1.5}),),
+        derived=(DerivedImage(Path("x.zarr"), ("CD3 (Nimbus)",), "k4"),),
+        provenance={"task": "score"},
+    )
+    results.save(tmp_path / "r")
+    loaded = Results.load(tmp_path / "r")
+    assert loaded.image == results.image
+    assert loaded.cell_ids == results.cell_ids
+    np.testing.assert_array_equal(loaded.measurements[0].values, results.measurements[0].values)
+    assert loaded.class_changes == results.class_changes
+    assert loaded.derived == results.derived
+    assert [tuple(map(tuple, r)) for r in loaded.objects[0].rings] == [tuple(r) for r in results.objects[0].rings]
+    assert loaded.result_keys == ("k1", "k2", "k3", "k4")
+    (tmp_path / "r/values.npz").write_bytes(b"PK\x03\x04 truncated")
+    with pytest.raises(BrokenFile, match="not a saved result"):
+        Results.load(tmp_path / "r")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), write_atomically(target) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="the disk is full"), write_atomically(tmp_path / "x"):
+        raise OSError(28, "No space left on device")
