@@ -119,16 +119,18 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
 
     A repeated name gets its occurrence number, an empty one its one-based position.
     """
-    taken = {n for n, count in Counter(names).items() if count == 1}
+    stripped = [name.strip() for name in names]
+    taken = set(stripped)  # the first of each name keeps it, so no made-up label may equal it
     seen: Counter[str] = Counter()
     out = []
-    for position, name in enumerate(names, start=1):
-        name = name.strip()
+    for position, name in enumerate(stripped, start=1):
         seen[name] += 1
-        label = name if name and seen[name] == 1 else f"{name}#{seen[name] if name else position}"
-        while label in taken and label != name:
-            label += "'"
-        taken.add(label)
+        label = name
+        if not name or seen[name] > 1:
+            label = f"{name}#{seen[name] if name else position}"
+            while label in taken:
+                label += "'"
+            taken.add(label)
         out.append(label)
     return tuple(out)
 
