@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +121,7 @@ class Results:
         """Read what :meth:`save` wrote. Raises BrokenFile."""
         try:
             document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-            with np.load(folder / "values.npz", allow_pickle=False) as stored:
+            with (folder / "values.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 values = stored["values"]
             changes = document["class_changes"]
             return cls(
@@ -140,5 +141,5 @@ class Results:
                 ),
                 provenance=document["provenance"],
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise BrokenFile(folder, f"not a saved result of mxbridge ({error})") from error

@@ -1,0 +1,61 @@
+"""What a script or notebook calls. The command line does the same through the same tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mxbridge.models import catalogue
+from mxbridge.models.nimbus import Nimbus
+from mxbridge.progress import SILENT, Progress
+from mxbridge.stream.engine import Engine
+from mxbridge.tasks import score as _score
+from mxbridge.tasks.over_images import Finished
+from mxbridge.workspaces import open_workspace
+from mxbridge.workspaces.base import Workspace
+
+__all__ = ["load_model", "open_workspace", "score"]
+
+
+def load_model(name_or_path: str | Path) -> Nimbus:
+    """Weights by name (``nimbus``, ``demo``, one you added) or by path. Raises ModelError."""
+    model: Nimbus = catalogue.open_model(catalogue.resolve(name_or_path))
+    return model
+
+
+def score(
+    workspace: Workspace | str | Path,
+    model: Nimbus | str | Path,
+    *,
+    images: Sequence[str] = (),
+    engine: Engine | None = None,
+    out: Path | None = None,
+    publish: bool = True,
+    resume: bool = True,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Finished:
+    """Score cells and publish the scores; ``options`` are those of :class:`mxbridge.tasks.score.ScoreOptions`.
+
+    Raises MxbridgeError, also when single images failed (the others are done then).
+    """
+    if not isinstance(workspace, Workspace):
+        workspace = open_workspace(workspace)
+    if not isinstance(model, Nimbus):
+        model = load_model(model)
+    if "markers" in options:
+        options["markers"] = tuple(options["markers"])
+    finished = _score.score(
+        workspace,
+        model,
+        engine or Engine(),
+        _score.ScoreOptions(**options),
+        images=images,
+        out=out,
+        publish=publish,
+        resume=resume,
+        progress=progress,
+    )
+    finished.raise_for_errors()
+    return finished
