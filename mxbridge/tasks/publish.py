@@ -63,5 +63,5 @@ def undo_run(folder: Path, *, path_maps: Sequence[tuple[str, str]] = ()) -> list
 
 def _open(folder: Path, path_maps: Sequence[tuple[str, str]]) -> tuple[Run, Workspace]:
     run = Run.load(folder)
-    options = {"path_maps": tuple(path_maps)} if run.address.startswith("project:") else {}
+    options = {"path_maps": tuple(path_maps)} if run.address.endswith(".qpproj") else {}
     return run, open_workspace(run.address, **options)

@@ -44,6 +44,9 @@ class Workspace(ABC):
 
     address: str
 
+    default_model: str | None = None
+    """Model that this place asks for when none is named (projects made by ``mxbridge demo``), else None."""
+
     @property
     @abstractmethod
     def runs_home(self) -> Path:
