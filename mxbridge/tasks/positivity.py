@@ -1,8 +1,8 @@
 """From scores to classes: which markers a cell is positive for, and what it is then called in QuPath.
 
 A class is its base (``Tumor``) followed by the positive markers in the order of the image's channels
-(``Tumor: CD3: CD8``). One cell gets one class for all markers together, so markers never overwrite each other, and a
-second run with other markers keeps what the first one found.
+(``Tumor: CD3: CD8``). One cell gets one class for all markers of a run together, so markers never overwrite each other.
+Parts of a class that name other markers of the image (a user's own calls) are kept.
 """
 
 from __future__ import annotations

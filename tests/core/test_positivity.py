@@ -15,7 +15,7 @@ def test_the_base_class_is_kept_and_the_order_is_that_of_the_channels() -> None:
     assert named == ["Tumor: CD3: CD8", "CD8", "Stroma: Positive: CD3", None]
 
 
-def test_a_second_run_with_other_markers_keeps_what_the_first_found() -> None:
+def test_calls_of_other_markers_are_kept() -> None:
     assert derived_classes(["Tumor: Ki67"], np.array([[True]]), ["CD3"], ORDER) == ["Tumor: CD3: Ki67"]
 
 
