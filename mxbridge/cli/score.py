@@ -94,7 +94,6 @@ def score(
         plane=plane,
     )
     from mxbridge.models import catalogue
-    from mxbridge.models.nimbus import load
     from mxbridge.stream.engine import Engine
     from mxbridge.tasks.over_images import run_over_images
     from mxbridge.tasks.score import ScoreOptions, ScoreTask
@@ -115,7 +114,9 @@ def score(
     )
     refs = workspace.list(image or ())
     found = catalogue.resolve(model or workspace.default_model or "nimbus")
-    task = ScoreTask(load(found), Engine(device=device, precision=precision, tile=tile, workers=workers), chosen)
+    task = ScoreTask(
+        catalogue.open_model(found), Engine(device=device, precision=precision, tile=tile, workers=workers), chosen
+    )
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
     if dry_run:
         _say_plan(workspace, task, refs, json)

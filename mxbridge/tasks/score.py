@@ -13,13 +13,14 @@ import pandas as pd
 from mxbridge.errors import ChangedMeanwhile, InputError, NoCells, UsageError
 from mxbridge.formats.cell_tables import read_cell_table, write_cell_tables
 from mxbridge.image import LocalImage
-from mxbridge.models.normalization import Normalization
+from mxbridge.models.normalization import Normalization, fit
 from mxbridge.panel import Selection, read_panel, select_markers
 from mxbridge.progress import SILENT, Progress
 from mxbridge.results import ClassChanges, DerivedImage, ImageRef, Measurement, Results
 from mxbridge.runs import Run, digest, fingerprint, result_key
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
 from mxbridge.tasks.positivity import base_classes, derived_classes
+from mxbridge.tasks.score_maps import ScoreMaps, map_places
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class ScoreTask:
     options: ScoreOptions
     name: str = "score"
     normalization: Normalization | None = field(default=None, init=False)
+    workspace: Workspace | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.panel = read_panel(self.options.panel) if self.options.panel else ()
@@ -131,7 +133,7 @@ class ScoreTask:
         pixel_size = image.require_pixel_size()
         selection = self.select(image)
         if self.given:
-            self.given.require(selection.names)
+            self.given.for_image(pulled.ref.id, selection.names)  # raises now what would be missing later
         bases = base_classes(cells.classes, selection.names) if self.options.set_class else []
         left = "; ".join(f"{channel} ({why})" for channel, why in selection.left_out.items())
         return Plan(
@@ -155,7 +157,7 @@ class ScoreTask:
     def fingerprint(self, plan: Plan, plans: Sequence[Plan]) -> str:
         """Pooled factors come from all images of the run, so all their pixels are part of each fingerprint."""
         if self.given:
-            normalization: Any = self.given.factors
+            normalization: Any = self.given.for_image(plan.ref.id, list(plan.basis["channels"]))
         else:
             pool = [plan] if self.options.normalize == "per-image" else plans
             normalization = [self.options.normalize, *([p.basis["pixels"], p.basis["channels"]] for p in pool)]
@@ -171,24 +173,24 @@ class ScoreTask:
         )
 
     def prepare(self, run: Run, workspace: Workspace, plans: Sequence[Plan], progress: Progress) -> None:
+        self.workspace = workspace
         stored = run.path / "normalization.json"
         if self.given:
             self.normalization = self.given
         elif stored.exists():  # a resumed run: the same request, so the same factors
             self.normalization = Normalization.load(stored)
         else:
-            images = [(p.ref.id, workspace.pull(p.ref, self.cell_kind).image, p.basis["channels"]) for p in plans]
-            self.normalization = Normalization.fit(
-                images,
+            self.normalization = fit(
+                [(p.ref.id, workspace.pull(p.ref, self.cell_kind).image, p.basis["channels"]) for p in plans],
                 quantile=self.options.quantile,
                 mode=self.options.normalize,
-                workers=self.engine.workers,
+                readers=self.engine.readers,
                 progress=lambda done, total: progress.step("normalising", done, total),
             )
         self.normalization.save(stored)
-        run.details["normalization"] = self.normalization.describe()
-        for warning in self.normalization.warnings:
-            progress.warning(warning)
+        for marker, flag in self.normalization.flags.items():
+            run.warnings.append(f"{marker}: {flag}")
+            progress.warning(f"{marker}: {flag} in all images of this run; its scores mean little")
 
     def compute(self, run: Run, pulled: Pulled, plan: Plan, folder: Path, progress: Progress) -> Outcome:
         image, cells = pulled.image, pulled.cells
@@ -196,8 +198,8 @@ class ScoreTask:
             raise ChangedMeanwhile(f"image {plan.ref} was changed while the run was under way", hint="Run again")
         selection, normalization = self.select(image), self.normalization
         assert normalization is not None  # noqa: S101 - prepare() runs before compute()
-        factors = [normalization.factor(name, pulled.ref.id) for name in selection.names]
-        scores, derived = self._scores(pulled, selection, factors, folder, progress)
+        factors = normalization.for_image(pulled.ref.id, selection.names)
+        scores, derived = self._scores(run, pulled, selection, factors, folder, progress)
         frame = self._table(pulled, selection, scores)
         write_cell_tables(frame, folder)
         results = self._results(run, pulled, selection, scores, derived)
@@ -205,17 +207,49 @@ class ScoreTask:
         counts = {
             "tiles": scores.tiles_done,
             "tiles_skipped": scores.tiles_skipped,
-            "cells_without_area": int(scores.without_area),
+            "cells_without_area": scores.cells_without_area,
+            "cells_without_core": scores.cells_without_core,
+            "pyramid_level": scores.level,
             "positive": dict(zip(selection.names, (int(p) for p in positive), strict=True)),
             "factors": dict(zip(selection.names, factors, strict=True)),
         }
         return Outcome(results, counts, _warnings(scores, selection))
 
     def _scores(
-        self, pulled: Pulled, selection: Selection, factors: list[float], folder: Path, progress: Progress
+        self, run: Run, pulled: Pulled, selection: Selection, factors: list[float], folder: Path, progress: Progress
     ) -> tuple[CellScores, tuple[DerivedImage, ...]]:
-        """Scores of one image, streamed or as the peer computes them, and the probability maps if asked for."""
-        raise NotImplementedError
+        """Scores of one image, streamed or as the published program computes them, and the maps if asked for."""
+        from mxbridge.models import nimbus, nimbus_compat
+
+        image, cells = pulled.image, pulled.cells
+        assert cells is not None  # noqa: S101 - plan() refused images without cells
+        channels = [m.index for m in selection.markers]
+
+        def tell(done: int, total: int) -> None:
+            progress.step("tiles", done, total)
+
+        if self.options.compat:
+            peer = nimbus_compat.CompatOptions(tta=self.options.tta)
+            return nimbus_compat.score(
+                self.model, image, cells, channels, factors, self.engine, options=peer, progress=tell
+            ), ()
+        views = nimbus.VIEWS["six" if self.options.tta else "none"]
+        maps = self._maps(run, pulled, selection, folder) if self.options.maps else None
+        scores = self.model.score(
+            image, cells, channels, factors, self.engine, views=views, work=folder / "work", maps=maps, progress=tell
+        )
+        return scores, maps.finish() if maps else ()
+
+    def _maps(self, run: Run, pulled: Pulled, selection: Selection, folder: Path) -> ScoreMaps:
+        """Maps go where they can stay: into the project of a run that is published, else into the run folder."""
+        image = pulled.image
+        home = (self.workspace.derived_folder(pulled.ref) if run.published and self.workspace else None) or folder
+        shape = self.model.map_shape(image)
+        channels = [f"{name} ({self.model.name})" for name in selection.names]
+        keys = [self.key(name, pulled.ref) for name in selection.names]
+        places = map_places(channels, keys, work=folder / "work", home=home)
+        um = self.model.um_per_px
+        return ScoreMaps(places, shape, (um, um), "0.5" if home == folder else "0.4")
 
     def _table(self, pulled: Pulled, selection: Selection, scores: CellScores) -> pd.DataFrame:
         """One row per cell: identity, geometry, then score, spread over views and mean intensity of each marker."""
@@ -283,11 +317,13 @@ class ScoreTask:
 
 def _warnings(scores: CellScores, selection: Selection) -> tuple[str, ...]:
     out = []
-    if scores.without_area:
-        out.append(f"{scores.without_area} cells cover no pixel centre; their scores are NaN")
-    for name, bad in zip(selection.names, scores.bad_pixels, strict=True):
-        if bad.nan:
-            out.append(f"{name}: {bad.nan} pixels are not numbers (NaN); taken as 0, left out of mean intensities")
-        if bad.negative:
-            out.append(f"{name}: {bad.negative} pixels are negative; taken as 0 by the model")
+    if scores.cells_without_area:
+        out.append(f"{scores.cells_without_area} cells cover no pixel centre; their scores are NaN")
+    if scores.cells_without_core:
+        out.append(f"{scores.cells_without_core} cells are too thin for the eroded mask; the model hardly sees them")
+    for name, (broken, negative) in zip(selection.names, scores.bad_pixels, strict=True):
+        if broken:
+            out.append(f"{name}: {broken} pixels are not finite; taken as 0, and left out of mean intensities")
+        if negative:
+            out.append(f"{name}: {negative} pixels are negative; taken as 0 by the model")
     return tuple(out)

@@ -44,13 +44,19 @@ class Workspace(ABC):
 
     address: str
 
-    default_model: str | None = None
-    """Model that this place asks for when none is named (projects made by ``mxbridge demo``), else None."""
+    @property
+    def default_model(self) -> str | None:
+        """Model that this place asks for when none is named (projects made by ``mxbridge demo``), else None."""
+        return None
 
     @property
     @abstractmethod
     def runs_home(self) -> Path:
         """Folder in which run folders go when --out is not given (``.../mxbridge-runs``)."""
+
+    def derived_folder(self, ref: ImageRef) -> Path | None:
+        """Where images derived from ``ref`` can stay, or None where that is the run folder."""
+        return None
 
     @abstractmethod
     def list(self, names: Sequence[str] = ()) -> list[ImageRef]:

@@ -1,0 +1,88 @@
+"""Probability maps of a scored image: one OME-Zarr per marker, at the model's scale, 0..255 for 0..1.
+
+One image per marker, because a rerun of some markers must replace exactly their maps. They grow inside the image's work
+folder, where a killed run finds them again, and take their place in one step when the image is done.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxbridge.formats.atomic import PART_SUFFIX
+from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
+from mxbridge.image import Box, Channel
+from mxbridge.results import DerivedImage
+
+
+@dataclass(frozen=True)
+class MapPlace:
+    """Where the map of one marker grows and where it goes. channel: its name, ``CD3 (Nimbus)``."""
+
+    channel: str
+    result_key: str
+    growing: Path
+    final: Path
+
+
+def map_places(channels: Sequence[str], result_keys: Sequence[str], *, work: Path, home: Path) -> tuple[MapPlace, ...]:
+    """Places of the maps of one image: folders named after the channel, as far as every system allows."""
+    places = []
+    for number, (channel, key) in enumerate(zip(channels, result_keys, strict=True)):
+        plain = "".join(c if c.isalnum() or c in " -_()" else "_" for c in channel)[:80].strip()
+        places.append(MapPlace(channel, key, work / f"map-{number}.zarr", home / f"{plain} {key[:6]}.ome.zarr"))
+    return tuple(places)
+
+
+class ScoreMaps:
+    """A :class:`~mxbridge.stream.writer.MapWriter` over the maps of all markers of one image."""
+
+    def __init__(
+        self,
+        places: Sequence[MapPlace],
+        shape: tuple[int, int],
+        um_per_px: tuple[float, float],
+        version: Literal["0.4", "0.5"],
+    ) -> None:
+        """shape: (y, x) at the model's scale, um_per_px: (y, x) there. version: 0.4 where QuPath is to read it."""
+        self.places = tuple(places)
+        self._writers = [
+            OmeZarrWriter(
+                p.growing, (1, *shape), np.uint8, [Channel(p.channel)], um_per_px, version=version, resume=True
+            )
+            for p in places
+        ]
+
+    def write(self, marker: int, box: Box, values: NDArray[np.float32]) -> None:
+        """values: ``(y, x)`` float32 0..1; stored rounded to 1/255."""
+        self._writers[marker].write(0, box, values * np.float32(255))
+
+    def finish(self) -> tuple[DerivedImage, ...]:
+        """Pyramids, metadata, then each map into its place. Raises OutputError."""
+        for writer in self._writers:
+            writer.finish()
+        for place in self.places:
+            _put(place.growing, place.final)
+        return tuple(DerivedImage(p.final, (p.channel,), p.result_key) for p in self.places)
+
+
+def _put(source: Path, target: Path) -> None:
+    """Move a folder to ``target``; what was there goes only when the new one stands beside it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(target.name + PART_SUFFIX)
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.move(source, beside)
+    if target.exists():
+        old = target.with_name(f"{target.name}.old{PART_SUFFIX}")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        beside.rename(target)
+        shutil.rmtree(old)
+    else:
+        beside.rename(target)
