@@ -6,11 +6,13 @@ import sys
 import traceback
 from typing import Annotated
 
-import click
 import typer
 
 from mxbridge.cli import console, demo, doctor, inspect, models, publish, qupath, score
 from mxbridge.errors import Interrupted, MxbridgeError, UsageError
+
+USAGE_ERRORS = typer.BadParameter.__mro__[2]
+"""The base of all complaints about options, of whichever click this typer brings along."""
 
 app = typer.Typer(
     name="mxbridge",
@@ -54,10 +56,10 @@ def run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except MxbridgeError as error:
         return _fail(error, debug)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         console.errors.print("interrupted: what is done is kept; run the same command again to go on")
         return Interrupted.exit_code
-    except click.ClickException as error:
+    except USAGE_ERRORS as error:
         error.show()
         return UsageError.exit_code
     except BrokenPipeError:  # e.g. `mxbridge models list | head`

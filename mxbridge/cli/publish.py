@@ -17,18 +17,16 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder (it h
 
 def publish(run: RunFolder, path_map: options.PathMap = None, json: options.Json = False) -> None:
     """Put the results of a run into the project it was made from (again)."""
-    from mxbridge.cli.sources import pairs
     from mxbridge.tasks.publish import publish_run
 
-    _say(publish_run(run, path_maps=pairs(path_map)), json, "published", "is there already")
+    _say(publish_run(run, path_maps=path_map or ()), json, "published", "is there already")
 
 
 def undo(run: RunFolder, path_map: options.PathMap = None, json: options.Json = False) -> None:
     """Take the results of a run out of its project; what somebody edited since stays, and is reported."""
-    from mxbridge.cli.sources import pairs
     from mxbridge.tasks.publish import undo_run
 
-    _say(undo_run(run, path_maps=pairs(path_map)), json, "taken out", "nothing to take out")
+    _say(undo_run(run, path_maps=path_map or ()), json, "taken out", "nothing to take out")
 
 
 def _say(moved: list[Moved], as_json: bool, done: str, nothing: str) -> None:

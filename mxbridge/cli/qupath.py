@@ -52,10 +52,9 @@ def check(
     json: options.Json = False,
 ) -> None:
     """Read a project completely, write nothing, and compare with what real QuPath reads where there is one."""
-    from mxbridge.cli.sources import pairs
     from mxbridge.workspaces.qupath.check import check_project
 
-    report = check_project(project, path_maps=[f"{old}={new}" for old, new in pairs(path_map)], ask_qupath=qupath)
+    report = check_project(project, path_maps=path_map or (), ask_qupath=qupath)
     if json:
         console.print_json({**asdict(report), "sound": report.sound})
     else:

@@ -29,7 +29,7 @@ def open_source(
     if project is not None:
         if labels or stretched_labels or plane:
             raise UsageError("--labels, --stretched-labels and --plane go with --files; a project has its own cells")
-        return open_workspace(f"project:{project}", path_maps=pairs(path_map), um_per_px=um_per_px)
+        return open_workspace(f"project:{project}", path_maps=tuple(path_map or ()), um_per_px=um_per_px)
     if path_map:
         raise UsageError("--path-map goes with --project")
     return open_workspace(
@@ -40,17 +40,6 @@ def open_source(
         stretched_labels=stretched_labels,
         plane=_plane(plane),
     )
-
-
-def pairs(path_map: list[str] | None) -> tuple[tuple[str, str], ...]:
-    """``OLD=NEW`` texts as pairs. Raises UsageError."""
-    out = []
-    for text in path_map or []:
-        old, equals, new = text.partition("=")
-        if not (old and equals and new):
-            raise UsageError(f"--path-map {text!r} is not OLD=NEW")
-        out.append((old, new))
-    return tuple(out)
 
 
 def _plane(text: str | None) -> tuple[int, int] | None:

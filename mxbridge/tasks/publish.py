@@ -22,7 +22,7 @@ class Moved:
     notes: tuple[str, ...]
 
 
-def publish_run(folder: Path, *, path_maps: Sequence[tuple[str, str]] = ()) -> list[Moved]:
+def publish_run(folder: Path, *, path_maps: Sequence[str] = ()) -> list[Moved]:
     """Publish every finished image of a run. Raises SourceError, BrokenFile, OutputError; UsageError when none is finished."""
     run, workspace = _open(folder, path_maps)
     workspace.check_writable()
@@ -43,7 +43,7 @@ def publish_run(folder: Path, *, path_maps: Sequence[tuple[str, str]] = ()) -> l
     return moved
 
 
-def undo_run(folder: Path, *, path_maps: Sequence[tuple[str, str]] = ()) -> list[Moved]:
+def undo_run(folder: Path, *, path_maps: Sequence[str] = ()) -> list[Moved]:
     """Take the results of a run out of its workspace. Raises as :func:`publish_run`."""
     run, workspace = _open(folder, path_maps)
     workspace.check_writable()
@@ -61,7 +61,7 @@ def undo_run(folder: Path, *, path_maps: Sequence[tuple[str, str]] = ()) -> list
     return moved
 
 
-def _open(folder: Path, path_maps: Sequence[tuple[str, str]]) -> tuple[Run, Workspace]:
+def _open(folder: Path, path_maps: Sequence[str]) -> tuple[Run, Workspace]:
     run = Run.load(folder)
     options = {"path_maps": tuple(path_maps)} if run.address.endswith(".qpproj") else {}
     return run, open_workspace(run.address, **options)

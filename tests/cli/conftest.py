@@ -1,0 +1,80 @@
+"""A small project for whole-command tests: two images, three channels, a few dozen cells each."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from mxbridge.cli.app import run
+from mxbridge.workspaces.qupath.new import create_project, open_new_image
+
+SIZE, STEP = 192, 24
+CHANNELS = ("DAPI", "CD3", "Ki67")
+
+
+def write_field(folder: Path, name: str, seed: int) -> tuple[Path, Path]:
+    """An OME-TIFF and a label mask of round cells, every third one bright in CD3."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    labels = np.zeros((SIZE, SIZE), np.uint16)
+    for k, (cy, cx) in enumerate(np.mgrid[STEP // 2 : SIZE : STEP, STEP // 2 : SIZE : STEP].reshape(2, -1).T, start=1):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 < rng.uniform(60, 110)] = k
+    pixels = rng.poisson(20, (3, SIZE, SIZE)).astype(np.uint16)
+    pixels[0] += 400 * (labels > 0).astype(np.uint16)
+    pixels[1] += 900 * ((labels > 0) & (labels % 3 == 0)).astype(np.uint16)
+    pixels[2] += 500 * ((labels > 0) & (labels % 5 == 0)).astype(np.uint16)
+    image, mask = folder / f"{name}.ome.tif", folder / f"{name}_mask.tif"
+    metadata = {"axes": "CYX", "Channel": {"Name": list(CHANNELS)}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(image, pixels, ome=True, photometric="minisblack", metadata=metadata)
+    tifffile.imwrite(mask, labels)
+    return image, mask
+
+
+@pytest.fixture(scope="session")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two images and their masks."""
+    folder = tmp_path_factory.mktemp("fields")
+    for seed, name in enumerate(("north", "south")):
+        write_field(folder, name, seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pristine_project(fields: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("projects") / "small project ü"
+    images = [open_new_image(fields / f"{n}.ome.tif", fields / f"{n}_mask.tif") for n in ("north", "south")]
+    create_project(folder, images)
+    return folder
+
+
+@pytest.fixture
+def project(pristine_project: Path, tmp_path: Path) -> Path:
+    """A copy of the project to write to; the path of its .qpproj."""
+    return Path(shutil.copytree(pristine_project, tmp_path / "small project ü")) / "project.qpproj"
+
+
+Answer = tuple[int, str, str]
+
+
+@pytest.fixture
+def mxbridge(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Answer]:
+    """Run one command in this process: (exit code, stdout, stderr). The current folder is a temporary one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MXBRIDGE_MODELS", str(tmp_path / "no models"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Answer:
+        words: Sequence[str] = [str(a) for a in arguments]
+        capfd.readouterr()
+        code = run(list(words))
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
