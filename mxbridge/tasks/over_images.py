@@ -163,6 +163,7 @@ class _Loop:
     progress: Progress
     computed: int = 0
     published: int = 0
+    notes: dict[str, None] = field(default_factory=dict)
 
 
 def _work(loop: _Loop) -> Finished:
@@ -186,6 +187,8 @@ def _work(loop: _Loop) -> Finished:
             image.status = "computed" if _is_saved(run, image) else "failed"
             run.save()
             loop.progress.warning(f"{image.name}: {error}")
+    for note in loop.notes:
+        loop.progress.note(note)
     if loop.computed or run.finished is None:
         loop.task.finish(run)
         run.finished = _now_if_done(run)
@@ -214,8 +217,7 @@ def _one_image(loop: _Loop, image: ImageRecord) -> None:
         hint = f"{error.hint}. The results are kept: mxbridge publish {run.path}".lstrip(". ")
         raise type(error)(error.message, hint=hint) from error
     loop.published += done.changed
-    for note in done.notes:
-        loop.progress.note(note)
+    loop.notes.update(dict.fromkeys(done.notes))
     _settle(run, image, "published")
 
 

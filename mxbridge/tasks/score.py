@@ -163,13 +163,17 @@ class ScoreTask:
             normalization = [self.options.normalize, *([p.basis["pixels"], p.basis["channels"]] for p in pool)]
         return fingerprint(
             result_keys=plan.basis["result_keys"],
-            options={**self.options.that_change_numbers(), "um_per_px": plan.basis["um_per_px"]},
+            options={
+                **self.options.that_change_numbers(),
+                "um_per_px": plan.basis["um_per_px"],
+                "precision": self.engine.describe()["precision"],
+            },
             weights_sha256=self.model.weights_sha256,
             pixels=plan.basis["pixels"],
             geometry=digest([plan.basis["geometry"], plan.basis["classes"]]),
             channels=plan.basis["channels"],
             normalization=normalization,
-            algorithm=ALGORITHM,
+            algorithm=f"{ALGORITHM}, {self.model.describe()['algorithm']}",
         )
 
     def prepare(self, run: Run, workspace: Workspace, plans: Sequence[Plan], progress: Progress) -> None:
