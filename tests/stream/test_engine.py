@@ -1,0 +1,146 @@
+"""The engine: what this machine does not have is said, and a lack of memory makes smaller steps with the same result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mxbridge.errors import InputError, UsageError
+from mxbridge.image import Box
+from mxbridge.networks.residual_unet import ResidualUNet
+from mxbridge.stream import engine as engine_module
+from mxbridge.stream.engine import Engine, is_out_of_memory
+from mxbridge.stream.views import SIX_VIEWS, View
+
+
+class Small(ResidualUNet):
+    """A network on a device with room for so many input pixels."""
+
+    room = 10**9
+    largest = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] * x.shape[-1] * x.shape[-2] > self.room:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes")
+        self.largest = max(self.largest, x.shape[0] * x.shape[-1] * x.shape[-2])
+        return super().forward(x)
+
+
+@pytest.fixture
+def network() -> Small:
+    torch.manual_seed(0)
+    return Small(2, 2).eval()
+
+
+@pytest.mark.parametrize("view", SIX_VIEWS)
+def test_views_are_distinct_and_turn_back(view: View) -> None:
+    image = torch.arange(12.0).reshape(1, 3, 4)
+    assert torch.equal(view.invert(view.apply(image)), image)
+    same = [other for other in SIX_VIEWS if torch.equal(other.apply(image[:, :3, :3]), view.apply(image[:, :3, :3]))]
+    assert same == [view]
+
+
+def test_views_turn_as_numpy_does() -> None:
+    image = torch.arange(12.0).reshape(3, 4)
+    for turns, view in enumerate(SIX_VIEWS[:4]):
+        np.testing.assert_array_equal(view.apply(image), np.rot90(image.numpy(), turns))
+    np.testing.assert_array_equal(SIX_VIEWS[4].apply(image), image.numpy()[::-1])
+    np.testing.assert_array_equal(SIX_VIEWS[5].apply(image), image.numpy()[:, ::-1])
+
+
+@given(st.integers(60, 3_000), st.integers(1, 5), st.booleans())
+@settings(deadline=None, max_examples=25)
+def test_stepping_back_changes_nothing(room: int, count: int, all_views: bool) -> None:
+    torch.manual_seed(0)
+    network = Small(2, 2).eval()
+    engine = Engine(device="cpu")
+    inputs, core = torch.rand(count, 2, 24, 36), Box(8, 8, 20, 29)
+    views = SIX_VIEWS if all_views else SIX_VIEWS[:1]
+    expected = engine.predict(network, inputs, core, views)
+    assert expected.shape == (count, len(views), 1, 12, 21)
+    assert engine.steps_back == []
+    network.room, network.largest = room, 0
+    smallest = (2 + 2 * network.halo) ** 2  # one block of the stride and its halo
+    if room < smallest:
+        with pytest.raises(InputError, match="smallest size does not fit"):
+            engine.predict(network, inputs, core, views)
+        return
+    found = engine.predict(network, inputs, core, views)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert network.largest <= room
+    needed = count * 24 * 36 > room
+    assert bool(engine.steps_back) == needed
+    before = list(engine.steps_back)
+    engine.predict(network, inputs, core, views)
+    assert engine.steps_back == before  # once reduced, it stays reduced
+
+
+def test_batch_goes_before_the_tile(network: Small, caplog: pytest.LogCaptureFixture) -> None:
+    network.room = 48 * 64
+    engine = Engine(device="cpu")
+    engine.predict(network, torch.rand(4, 2, 48, 64), Box(8, 8, 40, 56))
+    assert engine.steps_back == ["batch 4 -> 2", "batch 2 -> 1"]
+    network.room //= 2
+    engine.predict(network, torch.rand(4, 2, 48, 64), Box(8, 8, 40, 56))
+    assert engine.steps_back[2] == "tile core 48 -> 24 px"
+    assert "not enough memory: batch 4 -> 2" in caplog.text
+    assert engine.describe()["steps_back"] == engine.steps_back
+
+
+def test_other_errors_pass(network: Small) -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        Engine(device="cpu").predict(network, torch.rand(2, 3, 16, 16), Box(0, 0, 16, 16))
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"device": "cuda:99"}, "no device cuda:99"),
+        ({"device": "cuda:x"}, "unknown device"),
+        ({"device": "cpu", "precision": "fp16"}, "fp16 is not for CPUs"),
+        ({"device": "cpu", "precision": "int8"}, "unknown precision"),
+        ({"device": "cpu", "tile": 0}, "--tile 0"),
+        ({"device": "cpu", "batch": -1}, "--batch -1"),
+    ],
+)
+def test_what_is_not_there_is_said(options: dict, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Engine(**options)
+
+
+def test_bf16_is_tried_in_a_child_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module.sys, "executable", "no-such-python")
+    with pytest.raises(UsageError, match="bf16"):
+        Engine(device="cpu", precision="bf16")
+    monkeypatch.setattr(engine_module, "bf16_works_on_cpu", lambda: True)
+    assert Engine(device="cpu", precision="bf16").dtype == torch.bfloat16
+
+
+def test_tiles_fit_the_network() -> None:
+    with torch.device("meta"):
+        published, narrow = ResidualUNet(64, 5), ResidualUNet(8, 5)
+    engine = Engine(device="cpu")
+    assert engine.default_tile(published) % 16 == 0
+    assert 512 <= engine.default_tile(published) < engine.default_tile(narrow) <= 1024
+    assert Engine(device="cpu", tile=512).grid(published, (5000, 5000)).core == 320
+    with pytest.raises(UsageError, match="--tile 208 or more"):
+        Engine(device="cpu", tile=207).grid(published, (100, 100))
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu(network: Small) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    inputs, core = torch.rand(3, 2, 48, 64), Box(8, 8, 40, 56)
+    expected = Engine(device="cpu").predict(network, inputs, core, SIX_VIEWS)
+    engine = Engine(device="cuda")
+    engine.prepare(network)
+    found = engine.predict(network, inputs.cuda(), core, SIX_VIEWS).cpu()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
