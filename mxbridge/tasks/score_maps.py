@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mxbridge.formats.atomic import PART_SUFFIX
 from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
 from mxbridge.image import Box, Channel
+from mxbridge.models.nimbus import RECORDS_NAME
 from mxbridge.results import DerivedImage
 
 
@@ -64,9 +65,15 @@ class ScoreMaps:
         self._writers[marker].write(0, box, values * np.float32(255))
 
     def finish(self) -> tuple[DerivedImage, ...]:
-        """Pyramids, metadata, then each map into its place. Raises OutputError."""
+        """Pyramids, metadata, then each map into its place. Raises OutputError.
+
+        Once a map has left the work folder the records of finished tiles there must not be believed any more: a run that
+        is killed now computes its tiles again, instead of leaving maps empty.
+        """
         for writer in self._writers:
             writer.finish()
+        for place in self.places:
+            place.growing.with_name(RECORDS_NAME).unlink(missing_ok=True)
         for place in self.places:
             _put(place.growing, place.final)
         return tuple(DerivedImage(p.final, (p.channel,), p.result_key) for p in self.places)

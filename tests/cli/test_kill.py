@@ -21,7 +21,7 @@ SEED = 20261121
 
 
 def command(project: Path) -> list[str]:
-    options = ["--model", "demo", "--tile", "64", "--workers", "1", "--quiet", "--resume"]
+    options = ["--model", "demo", "--tile", "128", "--workers", "1", "--quiet", "--resume"]
     return [sys.executable, "-m", "mxbridge", "score", "--project", str(project), *options]
 
 
