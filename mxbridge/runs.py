@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -217,6 +218,10 @@ def open_run(home: Path, out: Path | None, images: list[ImageRecord], *, resume:
                     f"{out} holds another run ({run.task}, started {run.started})",
                     hint="Give another folder with --out, or --restart to replace it",
                 )
+            # before the new record: a kill in between must not leave old results under it
+            shutil.rmtree(out / "images", ignore_errors=True)
+            for left in ("normalization.json", "cells.parquet", "cells.csv", "cells.h5ad"):
+                (out / left).unlink(missing_ok=True)
         return Run.create(out, images=images, **more), False
     found = find_same(home, request) if resume else None
     return (found, True) if found else (Run.create(home / new_run_id(), images=images, **more), False)

@@ -10,9 +10,7 @@ from benchmarks.harness import Case, compare, measure, table
 
 
 def test_cpu_seconds_and_memory_are_those_of_the_command() -> None:
-    block = (
-        "x = b'x' * 200_000_000; import time; t = time.process_time()\nwhile time.process_time() - t < 0.3: pass"
-    )
+    block = "x = b'x' * 200_000_000; import time; t = time.process_time()\nwhile time.process_time() - t < 0.3: pass"
     busy = measure(Case("busy", [sys.executable, "-c", block]))
     assert busy.cpu >= 0.3
     assert busy.rss >= 180

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,13 +46,16 @@ def test_every_module_says_what_it_is_for() -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("forbidden", ["pickle.load", "eval(", "exec(", "allow_pickle=True", "weights_only=False"])
+@pytest.mark.parametrize(
+    "forbidden",
+    [r"pickle\.loads?\(", r"(?<![\w.])eval\(", r"(?<![\w.])exec\(", "allow_pickle=True", "weights_only=False"],
+)
 def test_nothing_is_unpickled_or_evaluated(forbidden: str) -> None:
     guilty = [
         f"{p.relative_to(ROOT)}:{number}"
         for p in SOURCES
         for number, line in enumerate(p.read_text(encoding="utf-8").splitlines(), start=1)
-        if forbidden in line and ".eval(" not in line
+        if re.search(forbidden, line)
     ]
     assert guilty == []
 

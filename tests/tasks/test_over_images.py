@@ -134,6 +134,17 @@ def test_a_rerun_changes_nothing(tmp_path: Path) -> None:
     assert go(shelf, again, resume=False).computed == 2
 
 
+def test_restart_in_the_same_folder_takes_over_nothing(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "home", {"a": 1})
+    go(shelf, Doubling(), out=tmp_path / "mine")
+    shelf.numbers["a"] = 7
+    task = Doubling()
+    finished = go(shelf, task, out=tmp_path / "mine", resume=False)
+    assert task.computed == ["a"]
+    assert float(shelf.held["a"].measurements[0].values[0]) == 14
+    assert finished.run.images[0].counts == {"cells": 1}
+
+
 def test_a_bad_image_does_not_stop_the_others(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, {"a": 1, "bad": -1, "c": 3})
     finished = go(shelf, Doubling())
