@@ -1,0 +1,309 @@
+"""Put results into the objects of one image, and take them out again: in memory, on the tree of ``data.qpdata``.
+
+Every function changes the tree only where the task owns something, and returns what the ledger has to remember. Nothing
+is written here; a tree that needed no change gives back the bytes it was read from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxbridge.errors import ChangedMeanwhile, InputError
+from mxbridge.results import ClassChanges, Results
+from mxbridge.workspaces.qupath import made
+from mxbridge.workspaces.qupath.classes import class_colors
+from mxbridge.workspaces.qupath.javastream import JavaObject
+from mxbridge.workspaces.qupath.ledger import Column, Reclassed, State, values_sha
+from mxbridge.workspaces.qupath.qpdata import ImageDataFile, PathObject
+from mxbridge.workspaces.qupath.qpdata.classes import SEPARATOR, class_color
+
+Had = NDArray[np.bool_]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What there is of ours after an edit. new_classes: full names the image uses now because of us."""
+
+    state: State
+    notes: tuple[str, ...] = ()
+    new_classes: tuple[str, ...] = ()
+
+
+def index_objects(tree: ImageDataFile) -> dict[str, PathObject]:
+    """Objects by id. Raises InputError when an id occurs twice: then it identifies nothing."""
+    index: dict[str, PathObject] = {}
+    twice = []
+    for found in tree.objects():
+        if found.id is None:
+            continue
+        if found.id in index:
+            twice.append(found.id)
+        index[found.id] = found
+    if twice:
+        raise InputError(
+            f"{len(twice)} object ids occur more than once ({_some(twice)}), so results could land on the wrong object",
+            hint="In QuPath, delete the duplicates, or select them and run Objects > Refresh object IDs",
+        )
+    return index
+
+
+def put(
+    tree: ImageDataFile, state: State, results: Results, *, entry_id: str, known_colors: Mapping[str, int | None]
+) -> Edited:
+    """Put ``results`` into the tree, replacing what the same result keys left earlier and nothing else.
+
+    Raises ChangedMeanwhile when cells of the results are gone, InputError when an id is not unique.
+    """
+    index = index_objects(tree)
+    _check_cells(results, index)
+    keys = set(results.result_keys)
+    names = {m.name for m in results.measurements}
+    stale = [name for name, column in state.columns.items() if column.key in keys and name not in names]
+    state = take_columns(tree, state, stale, index)
+    state = _put_columns(tree, state, results, index)
+
+    notes: list[str] = []
+    new_classes: list[str] = []
+    changes = results.class_changes
+    for key in keys & set(state.reclassed) - ({changes.result_key} if changes else set()):
+        state = restore_classes(tree, state, key, index, known_colors)
+    if changes is not None:
+        state, kept, new_classes = _put_classes(tree, state, results, changes, index, known_colors)
+        if kept:
+            notes.append(f"{kept} cells keep their class: it was changed since they were read")
+    state, more = made.put_objects(tree, state, results, keys, entry_id, known_colors)
+    new_classes += [o.class_name for o in results.objects if o.class_name is not None]
+    return Edited(state, (*notes, *more), tuple(dict.fromkeys(new_classes)))
+
+
+def take(
+    tree: ImageDataFile, state: State, keys: Collection[str], *, entry_id: str, known_colors: Mapping[str, int | None]
+) -> Edited:
+    """Take the results of ``keys`` out of the tree: remove what is ours, restore what it replaced, keep users' edits."""
+    index = index_objects(tree)
+    state = take_columns(tree, state, [n for n, c in state.columns.items() if c.key in keys], index)
+    for key in [k for k in state.reclassed if k in keys]:
+        state = restore_classes(tree, state, key, index, known_colors)
+    state, notes = made.take_objects(tree, state, keys, entry_id)
+    return Edited(state, tuple(notes))
+
+
+def held(tree: ImageDataFile, results: Results, *, entry_id: str) -> bool:
+    """Whether the tree has exactly these values, classes and objects."""
+    index = index_objects(tree)
+    if any(cell not in index for cell in results.cell_ids):
+        return False
+    cells = [index[cell] for cell in results.cell_ids]
+    now = columns_of(cells, [m.name for m in results.measurements])
+    if not all(now[m.name][0].all() and _same(now[m.name][1], m.values) for m in results.measurements):
+        return False
+    if results.class_changes and any(
+        cell.class_name != name for cell, name in zip(cells, results.class_changes.names, strict=True)
+    ):
+        return False
+    return made.objects_held(index, results, entry_id)
+
+
+def lost(tree: ImageDataFile, state: State) -> list[str]:
+    """Names of measurements and result keys in the ledger of which nothing is left in the tree."""
+    index = index_objects(tree)
+    gone = []
+    together: dict[tuple[str, ...], list[str]] = {}
+    for name, column in state.columns.items():
+        together.setdefault(column.ids, []).append(name)
+    for ids, names in together.items():
+        missing = set(names)
+        cells = [index[i] for i in ids if i in index]
+        for cell in cells:  # ends at the first cell when all is well
+            if not missing:
+                break
+            missing.difference_update(cell.measurements)
+        gone += [name for name in names if name in missing and cells]
+    for key, record in state.reclassed.items():
+        now = [
+            (index[i].class_name, old, new)
+            for i, old, new in zip(record.ids, record.old, record.new, strict=True)
+            if i in index
+        ]
+        if now and all(current == old != new for current, old, new in now):
+            gone.append(f"classes of {key}")
+    for key, record_of_objects in state.objects.items():
+        if record_of_objects.ids and not any(i in index for i in record_of_objects.ids):
+            gone.append(f"objects of {key}")
+    return gone
+
+
+def columns_of(cells: Sequence[PathObject], names: Sequence[str]) -> dict[str, tuple[Had, Values]]:
+    """Per name: which cells have such a measurement, and its values (NaN where there is none)."""
+    had = np.zeros((len(names), len(cells)), bool)
+    values = np.full((len(names), len(cells)), np.nan)
+    for k, cell in enumerate(cells):
+        found = cell.measurements
+        for j, name in enumerate(names):
+            value = found.get(name)
+            if value is not None:
+                had[j, k], values[j, k] = True, value
+    return {name: (had[j], values[j]) for j, name in enumerate(names)}
+
+
+def take_columns(
+    tree: ImageDataFile,
+    state: State,
+    names: Sequence[str],
+    index: Mapping[str, PathObject],
+    only: Collection[str] | None = None,
+) -> State:
+    """Undo measurements of ours: remove them, or put back the values they replaced. only: restrict to these cells."""
+    remaining = dict(state.columns)
+    removals: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        column = remaining.pop(name)
+        at = [k for k, i in enumerate(column.ids) if i in index and (only is None or i in only)]
+        bare = tuple(column.ids[k] for k in at if not column.had[k])
+        removals.setdefault(bare, []).append(name)
+        back = [k for k in at if column.had[k]]
+        if back:
+            tree.set_measurements([index[column.ids[k]] for k in back], {name: column.previous[back]})
+    for cells, group in removals.items():
+        if cells:
+            tree.remove_measurements([index[i] for i in cells], group)
+    return replace(state, columns=remaining)
+
+
+def restore_classes(
+    tree: ImageDataFile,
+    state: State,
+    key: str,
+    index: Mapping[str, PathObject],
+    known_colors: Mapping[str, int | None],
+    only: Collection[str] | None = None,
+) -> State:
+    """Give cells back the class they had, where they still have the one we gave them."""
+    record = state.reclassed[key]
+    groups: dict[str | None, list[PathObject]] = {}
+    for cell, old, new in zip(record.ids, record.old, record.new, strict=True):
+        if cell in index and index[cell].class_name == new and (only is None or cell in only):
+            groups.setdefault(old, []).append(index[cell])
+    _set_classes(tree, groups, {**known_colors, **record.colors})
+    return replace(state, reclassed={k: r for k, r in state.reclassed.items() if k != key})
+
+
+def _check_cells(results: Results, index: Mapping[str, PathObject]) -> None:
+    if len(set(results.cell_ids)) != len(results.cell_ids):
+        raise InputError(f"the results of {results.image} name a cell twice")
+    gone = [cell for cell in results.cell_ids if cell not in index]
+    if gone:
+        raise ChangedMeanwhile(
+            f"{len(gone)} of {len(results.cell_ids)} cells of {results.image} are not in the project any more: {_some(gone)}",
+            hint="The image was segmented or edited again since the run read it; run again",
+        )
+    for measurement in results.measurements:
+        if len(measurement.values) != len(results.cell_ids):
+            raise InputError(f"{measurement.name}: {len(measurement.values)} values for {len(results.cell_ids)} cells")
+
+
+def _put_columns(tree: ImageDataFile, state: State, results: Results, index: Mapping[str, PathObject]) -> State:
+    cells = [index[i] for i in results.cell_ids]
+    now_ids = set(results.cell_ids)
+    columns = dict(state.columns)
+    changed: dict[str, NDArray[np.float32]] = {}
+    now = columns_of(cells, [m.name for m in results.measurements])
+    for measurement in results.measurements:
+        name, values = measurement.name, np.asarray(measurement.values, np.float32)
+        had, previous = now[name]
+        if not (had.all() and _same(previous, values)):
+            changed[name] = values
+        earlier = columns.get(name)
+        if earlier is not None:
+            leaving = [i for i in earlier.ids if i not in now_ids]
+            if leaving:
+                take_columns(tree, state, [name], index, only=set(leaving))
+            place = {i: k for k, i in enumerate(earlier.ids)}
+            at = np.array([place.get(i, -1) for i in results.cell_ids], np.int64)
+            had = np.where(at >= 0, earlier.had[at], had) if len(earlier.ids) else had
+            previous = np.where(at >= 0, earlier.previous[at], previous) if len(earlier.ids) else previous
+        columns[name] = Column(
+            measurement.result_key,
+            results.run_id,
+            results.cell_ids,
+            had,
+            np.where(had, previous, np.nan),
+            values_sha(results.cell_ids, values),
+        )
+    if changed:
+        tree.set_measurements(cells, changed)
+    return replace(state, columns=columns)
+
+
+def _put_classes(
+    tree: ImageDataFile,
+    state: State,
+    results: Results,
+    changes: ClassChanges,
+    index: Mapping[str, PathObject],
+    known_colors: Mapping[str, int | None],
+) -> tuple[State, int, list[str]]:
+    """Returns the state, how many cells a user has classed otherwise meanwhile, and the classes given."""
+    earlier = state.reclassed.get(changes.result_key)
+    ours = dict(zip(earlier.ids, zip(earlier.old, earlier.new, strict=True), strict=True)) if earlier else {}
+    leaving = set(ours) - set(results.cell_ids)
+    if leaving:
+        restore_classes(tree, state, changes.result_key, index, known_colors, only=leaving)
+    groups: dict[str | None, list[PathObject]] = {}
+    recorded: list[tuple[str, str | None, str | None]] = []
+    colors = dict(earlier.colors) if earlier else {}
+    kept = 0
+    for cell, name, base in zip(results.cell_ids, changes.names, changes.base_names, strict=True):
+        current = index[cell].class_name
+        if current not in (base, name) and state.original_class(cell, current) != base:
+            kept += 1
+            continue
+        old, new = ours.get(cell, (None, None))
+        unseen = base if current == name else current  # an equal class that no ledger knows may be ours all the same
+        before = old if cell in ours and current == new else unseen
+        if current != name:
+            groups.setdefault(name, []).append(index[cell])
+            _note_colors(index[cell], colors)
+        if before != name:
+            recorded.append((cell, before, name))
+    _set_classes(tree, groups, known_colors)
+    record = Reclassed(
+        results.run_id,
+        tuple(r[0] for r in recorded),
+        tuple(r[1] for r in recorded),
+        tuple(r[2] for r in recorded),
+        colors,
+    )
+    given = [name for name in dict.fromkeys(record.new) if name is not None]
+    return replace(state, reclassed={**state.reclassed, changes.result_key: record}), kept, given
+
+
+def _note_colors(cell: PathObject, colors: dict[str, int]) -> None:
+    """Remember the colours of a cell's class and of those above it."""
+    node, name = cell.path_class, cell.class_name
+    while isinstance(node, JavaObject) and name and name not in colors:
+        color = class_color(node)
+        if color is not None:
+            colors[name] = color
+        above = node.get("parentClass")
+        node, name = above if isinstance(above, JavaObject) else None, name.rpartition(SEPARATOR)[0]
+
+
+def _set_classes(
+    tree: ImageDataFile, groups: Mapping[str | None, list[PathObject]], known_colors: Mapping[str, int | None]
+) -> None:
+    for name, cells in groups.items():
+        tree.set_class(cells, name, {} if name is None else class_colors([name], known_colors))
+
+
+def _same(a: NDArray[np.floating], b: NDArray[np.floating]) -> bool:
+    return np.array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32), equal_nan=True)
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

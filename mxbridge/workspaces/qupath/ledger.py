@@ -1,0 +1,274 @@
+"""What mxbridge published on one image of a project, so that it can be replaced, recognised as lost, or taken out again.
+
+``<project>/mxbridge/published/<entry id>.json`` names everything; arrays (ids, what was overwritten) lie in an npz file beside
+it whose name the JSON gives. The ledger is written before ``data.qpdata`` with both the old and the new state, and once
+more after it: whichever of the two ``data.qpdata`` files a killed run left on disk, the ledger knows which one it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxbridge.errors import BrokenFile
+from mxbridge.formats.atomic import output_error, write_atomically
+from mxbridge.workspaces.qupath.exchange import read_seen
+
+FORMAT = 1
+_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measurement we own on some cells.
+
+    ids: the cells. had, previous: whether a cell had a value of this name before us, and which (float64, exact).
+    values_sha: see :func:`values_sha` of what we published.
+    """
+
+    key: str
+    run_id: str
+    ids: tuple[str, ...]
+    had: NDArray[np.bool_]
+    previous: NDArray[np.float64]
+    values_sha: str
+
+
+@dataclass(frozen=True)
+class Reclassed:
+    """Cells whose class we changed under one result key: from ``old`` to ``new``, None being 'no class'.
+
+    colors: signed ARGB of the old classes and those above them, which may be nowhere else once no cell has them.
+    """
+
+    run_id: str
+    ids: tuple[str, ...]
+    old: tuple[str | None, ...]
+    new: tuple[str | None, ...]
+    colors: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MadeObjects:
+    """Objects we added under one result key."""
+
+    run_id: str
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything of ours in one image. ``classes_added``: names we put into the project's class list."""
+
+    columns: dict[str, Column] = field(default_factory=dict)
+    reclassed: dict[str, Reclassed] = field(default_factory=dict)
+    objects: dict[str, MadeObjects] = field(default_factory=dict)
+    classes_added: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> set[str]:
+        return {c.key for c in self.columns.values()} | set(self.reclassed) | set(self.objects)
+
+    def original_class(self, cell_id: str, current: str | None) -> str | None:
+        """The class a cell had before us, or ``current`` where that is not ours."""
+        return self._seen_through.get((cell_id, current), current)
+
+    @cached_property
+    def _seen_through(self) -> dict[tuple[str, str | None], str | None]:
+        step = {
+            (cell, new): old
+            for record in self.reclassed.values()
+            for cell, old, new in zip(record.ids, record.old, record.new, strict=True)
+        }
+        out = {}
+        for (cell, new), old in step.items():
+            for _ in self.reclassed:  # one result may have been published on top of another
+                if (cell, old) not in step:
+                    break
+                old = step[cell, old]
+            out[cell, new] = old
+        return out
+
+
+class Ledger:
+    """The ledger file of one entry, resolved against the ``data.qpdata`` that is on disk."""
+
+    def __init__(self, folder: Path, entry_id: int) -> None:
+        """folder: ``<project>/mxbridge/published``."""
+        self.path = folder / f"{entry_id}.json"
+        self.state = State()
+        self.written_sha: str | None = None
+        """sha256 of the data.qpdata we wrote last."""
+        self.unfinished = False
+        """A killed run left a journal behind: what follows the rename was perhaps not done."""
+
+    @classmethod
+    def open(cls, folder: Path, entry_id: int, data_sha: str | None) -> Ledger:
+        """data_sha: sha256 of data.qpdata now, None where there is none. Raises BrokenFile; never forgets silently."""
+        ledger = cls(folder, entry_id)
+        if not ledger.path.exists():
+            return ledger
+        data, _ = read_seen(ledger.path, _LIMIT)
+        try:
+            document = json.loads(data.decode("utf-8"))
+            if document["format"] != FORMAT:
+                raise ValueError(f"format {document['format']!r} is of another version of mxbridge")
+            journal = document["journal"]
+            arrays = _load_arrays(folder, document["arrays"])
+            ledger.unfinished = journal is not None
+            # Unless the old file is still there, the rename happened; a user may have saved on top of it since.
+            use_journal = journal is not None and journal["before"] != data_sha
+            ledger.written_sha = journal["after"] if use_journal else document["written"]
+            ledger.state = _read_state(journal["state"] if use_journal else document["state"], arrays)
+            if journal is not None:  # the class list is extended before the rename
+                classes = dict.fromkeys([*ledger.state.classes_added, *journal["state"]["classes_added"]])
+                ledger.state = replace(ledger.state, classes_added=tuple(classes))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, RecursionError) as error:
+            raise BrokenFile(
+                ledger.path,
+                f"mxbridge's own record of what it published is damaged ({error})",
+                hint="Restore it from a backup, or delete it: earlier results then stay in the image as if they were yours",
+            ) from error
+        return ledger
+
+    def begin(self, new: State, *, before: str | None, after: str) -> None:
+        """Write the journal: data.qpdata is about to change from ``before`` to ``after``."""
+        self._save(new, before=before, after=after)
+
+    def finish(self, new: State, written_sha: str | None) -> None:
+        """The change is done: forget the journal."""
+        self.state, self.written_sha, self.unfinished = new, written_sha, False
+        self._save(None, before=None, after=None)
+        keep = json.loads(self.path.read_text(encoding="utf-8"))["arrays"]["file"] if self.path.exists() else None
+        for old in self.path.parent.glob(f"{self.path.stem}-*.npz"):
+            if old.name != keep:
+                old.unlink(missing_ok=True)
+
+    def _save(self, new: State | None, *, before: str | None, after: str | None) -> None:
+        try:
+            if new is None and not self.state.keys and not self.state.classes_added:
+                self.path.unlink(missing_ok=True)
+                return
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        arrays: dict[str, NDArray[Any]] = {}
+        document = {
+            "format": FORMAT,
+            "written": self.written_sha,
+            "state": _write_state(self.state, arrays),
+            "journal": None if new is None else {"before": before, "after": after, "state": _write_state(new, arrays)},
+        }
+        digest = hashlib.sha256()
+        for name, array in arrays.items():
+            digest.update(name.encode() + array.tobytes())
+        file = self.path.parent / f"{self.path.stem}-{digest.hexdigest()[:16]}.npz"
+        with write_atomically(file) as part, part.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+        document["arrays"] = {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        with write_atomically(self.path) as part:
+            part.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def values_sha(ids: Sequence[str], values: NDArray[np.floating]) -> str:
+    """Hash of one column as float32, every NaN being the same NaN, in the order of the ids."""
+    column = np.ascontiguousarray(values, np.float32).copy()
+    column[np.isnan(column)] = np.nan
+    return hashlib.sha256("\n".join(ids).encode() + b"\0" + column.tobytes()).hexdigest()
+
+
+def same_result(a: State, b: State) -> bool:
+    """Whether two states say the same but for the run that brought it about."""
+    return bool(_without_run(_write_state(a, {})) == _without_run(_write_state(b, {})))
+
+
+def _without_run(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {key: _without_run(value) for key, value in document.items() if key != "run"}
+    return document
+
+
+def _write_state(state: State, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    return {
+        "measurements": {
+            name: {
+                "key": c.key,
+                "run": c.run_id,
+                "sha256": c.values_sha,
+                "ids": _keep(arrays, "ids", np.array([i.encode() for i in c.ids], dtype="S")),
+                "had": _keep(arrays, "had", c.had),
+                "previous": _keep(arrays, "previous", c.previous),
+            }
+            for name, c in state.columns.items()
+        },
+        "classes": {key: _write_reclassed(r, arrays) for key, r in state.reclassed.items()},
+        "objects": {key: {"run": o.run_id, "ids": list(o.ids)} for key, o in state.objects.items()},
+        "classes_added": list(state.classes_added),
+    }
+
+
+def _write_reclassed(record: Reclassed, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    names = list(dict.fromkeys([*record.old, *record.new]))
+    code = {name: k for k, name in enumerate(names)}
+    return {
+        "run": record.run_id,
+        "names": names,
+        "colors": record.colors,
+        "ids": _keep(arrays, "ids", np.array([i.encode() for i in record.ids], dtype="S")),
+        "old": _keep(arrays, "codes", np.array([code[n] for n in record.old], np.int32)),
+        "new": _keep(arrays, "codes", np.array([code[n] for n in record.new], np.int32)),
+    }
+
+
+def _keep(arrays: dict[str, NDArray[Any]], kind: str, array: NDArray[Any]) -> str:
+    """Store an array once, however many columns share it."""
+    name = f"{kind}_{hashlib.sha256(array.tobytes()).hexdigest()[:16]}_{len(array)}"
+    arrays[name] = array
+    return name
+
+
+def _load_arrays(folder: Path, reference: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    path = folder / Path(reference["file"]).name
+    if hashlib.sha256(path.read_bytes()).hexdigest() != reference["sha256"]:
+        raise ValueError(f"{path.name} is not the file it was written with")
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _read_state(document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> State:
+    texts: dict[str, tuple[str, ...]] = {}
+
+    def ids(name: str) -> tuple[str, ...]:
+        if name not in texts:
+            texts[name] = tuple(i.decode() for i in arrays[name].tolist())
+        return texts[name]
+
+    def names(all_names: Sequence[str | None], codes: Iterable[int]) -> tuple[str | None, ...]:
+        return tuple(all_names[k] for k in codes)
+
+    columns = {
+        name: Column(c["key"], c["run"], ids(c["ids"]), arrays[c["had"]], arrays[c["previous"]], c["sha256"])
+        for name, c in document["measurements"].items()
+    }
+    if any(not len(c.ids) == len(c.had) == len(c.previous) for c in columns.values()):
+        raise ValueError("columns and cells differ in number")
+    reclassed = {
+        key: Reclassed(
+            r["run"],
+            ids(r["ids"]),
+            names(r["names"], arrays[r["old"]]),
+            names(r["names"], arrays[r["new"]]),
+            {str(name): int(color) for name, color in r["colors"].items()},
+        )
+        for key, r in document["classes"].items()
+    }
+    objects = {key: MadeObjects(o["run"], tuple(o["ids"])) for key, o in document["objects"].items()}
+    return State(columns, reclassed, objects, tuple(document["classes_added"]))

@@ -1,0 +1,186 @@
+"""One publication on one image of a project: read, edit in memory, check, replace, remember.
+
+Steps, each of which a kill may interrupt: (1) sweep what a killed run left, (2) read ``data.qpdata`` and the ledger,
+(3) edit the tree, (4) extend the project's class list, (5) write the ledger's journal, (6) back up and replace
+``data.qpdata``, (7) refresh ``summary.json``, (8) close the journal. After a kill the next publication sees from the
+journal which of the two states is on disk and goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mxbridge.errors import OutputError
+from mxbridge.formats.atomic import write_atomically
+from mxbridge.results import Results
+from mxbridge.workspaces.qupath import edit
+from mxbridge.workspaces.qupath.classes import ClassList, class_colors
+from mxbridge.workspaces.qupath.exchange import BACKUP_SUFFIX, Seen, read_seen, replace_seen, sweep
+from mxbridge.workspaces.qupath.ledger import Ledger, same_result
+from mxbridge.workspaces.qupath.project import Entry, Project, dump_json
+from mxbridge.workspaces.qupath.qpdata import ImageDataFile, new_image_data
+
+DATA_LIMIT = 1 << 32
+"""Bytes; Java cannot serialise arrays that a larger file would need."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    changed: bool
+    notes: tuple[str, ...] = ()
+
+
+class Publication:
+    """Made while the project's lock is held; reads what is on disk now."""
+
+    def __init__(self, project: Project, entry: Entry, own_folder: Path) -> None:
+        self._project = project
+        self._entry = entry
+        self._path = project.data_path(entry.id)
+        self._seen: Seen | None = None
+        self._before: bytes | None = None
+        if self._path.exists():
+            self._before, self._seen = read_seen(self._path, DATA_LIMIT)
+        self._published = own_folder / "published"
+        self._ledger = Ledger.open(self._published, entry.id, self._seen.sha256 if self._seen else None)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(sorted(self._ledger.state.keys))
+
+    def lost(self) -> tuple[str, ...]:
+        return tuple(edit.lost(self._tree(), self._ledger.state)) if self._seen else self.keys
+
+    def put(self, results: Results) -> Outcome:
+        """Raises ChangedMeanwhile, OutputError, InputError; then ``data.qpdata`` is as it was."""
+        classes = self._classes()
+
+        def change(tree: ImageDataFile) -> edit.Edited:
+            return edit.put(
+                tree, self._ledger.state, results, entry_id=str(self._entry.id), known_colors=classes.colors
+            )
+
+        return self._run(change, classes)
+
+    def take(self, keys: Collection[str]) -> Outcome:
+        """Keys that are not there (any more) change nothing, so that an interrupted undo can be repeated."""
+        if not set(keys) & self._ledger.state.keys and not self._ledger.unfinished:
+            return Outcome(False, ("nothing of this result is published here",))
+        classes = self._classes()
+
+        def change(tree: ImageDataFile) -> edit.Edited:
+            return edit.take(tree, self._ledger.state, keys, entry_id=str(self._entry.id), known_colors=classes.colors)
+
+        return self._run(change, classes, forget_classes=True)
+
+    def _run(
+        self, change: Callable[[ImageDataFile], edit.Edited], classes: ClassList, *, forget_classes: bool = False
+    ) -> Outcome:
+        refuse_links(self._project, self._entry.id)
+        for folder in (self._project.folder, self._path.parent, self._published, classes.path.parent):
+            sweep(folder)
+        tree = self._tree()
+        if not tree.writable:
+            raise OutputError(
+                f"{self._path}: cannot be written to: {tree.why_not_writable}",
+                hint="Open and save the image once in QuPath 0.4 or later, then run again",
+            )
+        edited = change(tree)
+        if self._before is None and not tree.root.children:  # nothing to put into a file that is not there
+            return Outcome(False, edited.notes)
+        data = tree.to_bytes()
+        same_bytes = data == self._before
+        if same_bytes and same_result(edited.state, self._ledger.state) and not self._ledger.unfinished:
+            return Outcome(False, edited.notes)
+        listed = [n for n in class_colors(edited.new_classes, {}) if n not in classes.colors]
+        added = tuple(dict.fromkeys([*self._ledger.state.classes_added, *listed]))
+        state = replace(edited.state, classes_added=added)
+        if not same_bytes:
+            before = self._seen.sha256 if self._seen else None
+            self._ledger.begin(state, before=before, after=hashlib.sha256(data).hexdigest())
+            classes.extend(listed)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._seen = replace_seen(self._path, data, self._seen, verify=tree.verify, backup=self._backup())
+        self._write_summary(tree)
+        if forget_classes and not state.keys:
+            classes.drop(set(state.classes_added) - self._classes_of_others())
+            state = replace(state, classes_added=())
+        self._ledger.finish(state, self._seen.sha256 if self._seen else None)
+        return Outcome(not same_bytes, edited.notes)
+
+    def _tree(self) -> ImageDataFile:
+        if self._before is not None:
+            return ImageDataFile(self._before, self._path)
+        metadata = self._entry.builder.get("metadata") or {}
+        return new_image_data(
+            self._entry.builder,
+            self._project.version,
+            "OTHER" if metadata.get("isRGB") else "FLUORESCENCE",
+        )
+
+    def _backup(self) -> bytes | None:
+        """The bytes to keep: a state that others wrote. Our own earlier result never replaces it."""
+        if self._before is None:
+            return None
+        ours = self._seen is not None and self._seen.sha256 == self._ledger.written_sha
+        there = self._path.with_name(self._path.name + BACKUP_SUFFIX).exists()
+        return None if ours and there else self._before
+
+    def _classes(self) -> ClassList:
+        return ClassList(self._project.folder / "classifiers" / "classes.json")
+
+    def _classes_of_others(self) -> set[str]:
+        """Classes that publications on other images of the project brought in."""
+        found: set[str] = set()
+        for entry in self._project.entries:
+            if entry.id != self._entry.id and (self._published / f"{entry.id}.json").exists():
+                state = Ledger.open(self._published, entry.id, None).state
+                given = {n for record in state.reclassed.values() for n in record.new if n is not None}
+                found |= set(class_colors([*given, *state.classes_added], {}))
+        return found
+
+    def _write_summary(self, tree: ImageDataFile) -> None:
+        """``summary.json``: for people and other programs; QuPath rewrites it and never reads it."""
+        path = self._path.with_name("summary.json")
+        if path.is_symlink() or self._seen is None:
+            return
+        with write_atomically(path) as part:
+            part.write_bytes(summary_json(tree, self._entry.builder, self._seen))
+
+
+def read_data(path: Path) -> tuple[ImageDataFile, Seen]:
+    """A ``data.qpdata`` and what the file was when read. Raises SourceError, BrokenFile, Unsupported."""
+    data, seen = read_seen(path, DATA_LIMIT)
+    return ImageDataFile(data, path), seen
+
+
+def summary_json(tree: ImageDataFile, builder: dict, seen: Seen) -> bytes:
+    """One line, as QuPath writes it beside ``data.qpdata``."""
+    metadata = builder.get("metadata") or {}
+    document = {
+        "timestamp": seen.mtime_ns // 1_000_000,
+        "imageType": tree.image_type,
+        "server": {
+            "width": metadata.get("width", 0),
+            "height": metadata.get("height", 0),
+            "sizeC": len(metadata.get("channels") or []),
+            "sizeZ": metadata.get("sizeZ", 1),
+            "sizeT": metadata.get("sizeT", 1),
+        },
+        "hierarchy": tree.counts(),
+    }
+    return dump_json(document, indent=None)
+
+
+def refuse_links(project: Project, entry_id: int) -> None:
+    """Raise OutputError when the way to an entry's data leads through a symbolic link: it could end anywhere."""
+    folder = project.data_folder(entry_id)
+    for place in (folder.parent, folder, folder / "data.qpdata", folder / "summary.json"):
+        if place.is_symlink():
+            raise OutputError(
+                f"{place} is a symbolic link",
+                hint="mxbridge does not write through links inside a project; replace the link by what it points to",
+            )

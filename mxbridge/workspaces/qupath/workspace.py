@@ -1,0 +1,231 @@
+"""A QuPath project as a workspace: images and cells out, measurements, classes and objects back, without a JVM."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from mxbridge.cells import OutlineCells
+from mxbridge.errors import (
+    BrokenFile,
+    ChangedMeanwhile,
+    InputError,
+    MxbridgeError,
+    OutputError,
+    SourceError,
+    UnknownName,
+    UsageError,
+)
+from mxbridge.image import LocalImage
+from mxbridge.results import ImageRef, Results
+from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
+from mxbridge.workspaces.qupath import edit
+from mxbridge.workspaces.qupath.cells import cells_of
+from mxbridge.workspaces.qupath.ledger import Ledger
+from mxbridge.workspaces.qupath.lock import ProjectLock
+from mxbridge.workspaces.qupath.pixels import open_pixels
+from mxbridge.workspaces.qupath.project import Entry, Project
+from mxbridge.workspaces.qupath.publication import Publication, read_data, refuse_links
+from mxbridge.workspaces.qupath.uris import PathMap
+
+OWN_FOLDER = "mxbridge"
+"""Folder inside a project for the lock, the record of what was published, and derived images."""
+
+SETTINGS = Path(OWN_FOLDER) / "settings.json"
+"""Inside a project: what it asks for by itself. ``{"model": "demo"}`` is written by ``mxbridge demo``."""
+
+PUBLISHING_TAKES = 120.0
+"""Seconds to wait for another run that is just writing to the project."""
+
+RELOAD = (
+    "If this image is open in QuPath, do not save it there: choose File > Reload data first, "
+    "or QuPath's next save overwrites what was just published"
+)
+
+
+class QuPathWorkspace(Workspace):
+    """Opens without reading images. ``address`` is the path of the project file."""
+
+    def __init__(
+        self,
+        project: str | os.PathLike[str],
+        *,
+        path_maps: Sequence[PathMap | str] = (),
+        um_per_px: float | None = None,
+    ) -> None:
+        """project: the .qpproj file or its folder. path_maps: where moved images are now (``OLD=NEW``), tried first.
+        um_per_px: µm per pixel for every image, over what the project says.
+
+        Raises SourceError (no such project), BrokenFile, UsageError.
+        """
+        if um_per_px is not None and not 0 < um_per_px < 1e6:
+            raise UsageError(
+                f"--um-per-px {um_per_px} makes no sense", hint="It is the width of a pixel in µm, e.g. 0.5"
+            )
+        self._project = Project.open(project)
+        self._path_maps = tuple(m if isinstance(m, PathMap) else PathMap.parse(m) for m in path_maps)
+        self._um_per_px = um_per_px
+        self._lock = ProjectLock(self.own_folder)
+        self.address = str(self._project.path)
+
+    @property
+    def default_model(self) -> str | None:
+        """The model this project asks for (demonstrations do), else None. Raises BrokenFile."""
+        path = self._project.folder / SETTINGS
+        if not path.is_file():
+            return None
+        try:
+            model = json.loads(path.read_text(encoding="utf-8")).get("model")
+        except (OSError, ValueError, AttributeError) as error:
+            raise BrokenFile(path, f"is not a settings file ({error})", hint="Remove it") from error
+        return model if isinstance(model, str) else None
+
+    @property
+    def project(self) -> Project:
+        """The project as it was when the workspace was opened."""
+        return self._project
+
+    @property
+    def own_folder(self) -> Path:
+        return self._project.folder / OWN_FOLDER
+
+    @property
+    def runs_home(self) -> Path:
+        return self._project.folder / "mxbridge-runs"
+
+    def derived_folder(self, ref: ImageRef) -> Path:
+        """Where images derived from ``ref`` live: inside the project, so that they move with it."""
+        return self.own_folder / "derived" / str(self._entry(ref).id)
+
+    def list(self, names: Sequence[str] = ()) -> list[ImageRef]:
+        """All images in the project's order, or those named; several images of one name are all meant by it."""
+        entries = self._project.entries
+        if not names:
+            return [_ref(e) for e in entries if not e.made_by_mxbridge]
+        found: dict[int, Entry] = {}
+        for wanted in names:
+            named = [e for e in entries if e.name == wanted] or [e for e in entries if str(e.id) == wanted]
+            named = named or [e for e in entries if e.name.casefold() == wanted.casefold()]
+            if not named:
+                raise UnknownName("image", wanted, [str(_ref(e)) for e in entries], where=str(self._project.path))
+            found |= {e.id: e for e in named}
+        return [_ref(e) for e in entries if e.id in found]
+
+    def pull(self, ref: ImageRef, cells: CellKind = "cells") -> Pulled:
+        entry = self._entry(ref)
+        image = self._image(entry)
+        found, warnings = self._cells(entry, cells, image)
+        return Pulled(ref, image, found, (*image.warnings, *warnings))
+
+    def publish(self, results: Results) -> Published:
+        """Write measurements, classes and objects into ``data.qpdata`` in one step; see :mod:`.publication`."""
+        with self.locked(PUBLISHING_TAKES):
+            project, entry = self._now(results.image)
+            outcome = Publication(project, entry, self.own_folder).put(results)
+        return self._published(results.image, entry, outcome.changed, outcome.notes)
+
+    def holds(self, results: Results) -> bool:
+        try:
+            entry = self._entry(results.image)
+            if not self._project.data_path(entry.id).exists():
+                return False
+            tree, _ = read_data(self._project.data_path(entry.id))
+            return edit.held(tree, results, entry_id=str(entry.id))
+        except (InputError, SourceError):
+            return False
+
+    def retract(self, ref: ImageRef, result_keys: Sequence[str]) -> Published:
+        """Take results out again; keys that were never published here, or are out already, change nothing."""
+        with self.locked(PUBLISHING_TAKES):
+            project, entry = self._now(ref)
+            outcome = Publication(project, entry, self.own_folder).take(result_keys)
+        return self._published(ref, entry, outcome.changed, outcome.notes)
+
+    def published_keys(self, ref: ImageRef) -> tuple[str, ...]:
+        """Result keys that the record of publications has for an image."""
+        return Publication(self._project, self._entry(ref), self.own_folder).keys
+
+    def lost(self, ref: ImageRef) -> tuple[str, ...]:
+        """What was published on an image and is gone, most likely because QuPath saved an older state over it."""
+        return Publication(self._project, self._entry(ref), self.own_folder).lost()
+
+    def check_writable(self) -> None:
+        """Folders, files and links on the way to every ``data.qpdata``; the lock is tried as well."""
+        folders = [self._project.folder, self._project.folder / "data"]
+        for entry in self._project.entries:
+            folders.append(self._project.data_folder(entry.id))
+            refuse_links(self._project, entry.id)
+        for folder in folders:
+            if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+                raise OutputError(
+                    f"{folder} is read-only",
+                    hint="Copy the project to a place where you may write, or compute without writing: --no-publish",
+                )
+        with self.locked(PUBLISHING_TAKES):
+            pass
+
+    @contextmanager
+    def locked(self, wait: float = 0.0, *, told: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Keep other runs of mxbridge off this project. Raises Locked, naming who holds it, after ``wait`` seconds."""
+        with self._lock.held(wait, told=told):
+            yield
+
+    def _entry(self, ref: ImageRef) -> Entry:
+        if not (ref.id.isascii() and ref.id.isdigit()):
+            raise UnknownName("image", ref.id, [str(_ref(e)) for e in self._project.entries], where=self.address)
+        return self._project.entry(int(ref.id))
+
+    def _now(self, ref: ImageRef) -> tuple[Project, Entry]:
+        """The project and the entry as they are on disk now, perhaps hours after the workspace was opened."""
+        project, before = Project.open(self._project.path), self._entry(ref)
+        if before.id not in {entry.id for entry in project.entries}:
+            raise ChangedMeanwhile(f"{before.name} ({before.id}) was removed from {self.address} since it was read")
+        return project, project.entry(before.id)
+
+    def _image(self, entry: Entry) -> LocalImage:
+        try:
+            image = open_pixels(
+                entry.builder, name=entry.name, locate=lambda uri: self._project.locate(uri, self._path_maps)
+            )
+        except MxbridgeError as error:
+            if not error.message.startswith(entry.name):
+                error.message = f"{entry.name}: {error.message}"
+            raise
+        if self._um_per_px is None:
+            return image
+        told = image.pixel_size_um
+        image = image.with_pixel_size(self._um_per_px)
+        if told is not None and any(abs(side / self._um_per_px - 1) > 0.01 for side in told):
+            warning = f"pixel size {self._um_per_px} µm as given; the project says {told[1]:g} x {told[0]:g} µm"
+            image = replace(image, warnings=(*image.warnings, warning))
+        return image
+
+    def _cells(self, entry: Entry, kind: CellKind, image: LocalImage) -> tuple[OutlineCells | None, tuple[str, ...]]:
+        path = self._project.data_path(entry.id)
+        if not path.exists():
+            return None, ()
+        tree, seen = read_data(path)
+        ledger = Ledger.open(self.own_folder / "published", entry.id, seen.sha256)
+        try:
+            cells, warnings = cells_of(tree, kind, image.shape, ledger.state)
+        except InputError as error:
+            error.message = f"{entry.name} ({path}): {error.message}"
+            raise
+        if gone := edit.lost(tree, ledger.state):
+            warnings.append(
+                f"published earlier, but not there any more: {', '.join(gone[:10])}; "
+                "QuPath probably saved over it. `mxbridge publish RUN` repeats a publication"
+            )
+        return cells, tuple(warnings)
+
+    def _published(self, ref: ImageRef, entry: Entry, changed: bool, notes: Sequence[str]) -> Published:
+        where = str(self._project.data_path(entry.id))
+        return Published(ref, changed, where, (*notes, RELOAD) if changed else tuple(notes))
+
+
+def _ref(entry: Entry) -> ImageRef:
+    return ImageRef(str(entry.id), entry.name)
