@@ -206,16 +206,16 @@ def _one_image(loop: _Loop, image: ImageRecord) -> None:
     if not loop.publish or loop.workspace.holds(results):
         _settle(run, image, "published" if loop.publish else "computed")
         return
-    if image.status == "published":
-        loop.progress.warning(
-            f"{image.name}: what was published on {run.finished or run.started} is no longer there "
-            "(saved over from an open QuPath?); it is put back"
-        )
     try:
         done = loop.workspace.publish(results)
     except OutputError as error:
         hint = f"{error.hint}. The results are kept: mxbridge publish {run.path}".lstrip(". ")
         raise type(error)(error.message, hint=hint) from error
+    if done.changed and image.status == "published":
+        loop.progress.warning(
+            f"{image.name}: what was published on {run.finished or run.started} was no longer there "
+            "(saved over from an open QuPath?); it has been put back"
+        )
     loop.published += done.changed
     loop.notes.update(dict.fromkeys(done.notes))
     _settle(run, image, "published")

@@ -203,6 +203,7 @@ def test_a_lost_publication_is_noticed_and_put_back(tmp_path: Path) -> None:
     assert go(shelf, task, progress=heard).published == 1
     assert task.computed == []
     assert "no longer there" in heard.warnings[0]
+    assert "put back" in heard.warnings[0]
 
 
 def test_nothing_is_published_when_not_wanted_and_all_of_it_later(tmp_path: Path) -> None:
