@@ -1,0 +1,71 @@
+"""Arrays as a workspace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mxbridge.cells import OutlineCells, Rings
+from mxbridge.errors import InputError, UnknownName
+from mxbridge.image import Box
+from mxbridge.results import Measurement, Results
+from mxbridge.workspaces.memory import MemoryWorkspace
+
+PIXELS = np.arange(2 * 20 * 30, dtype=">u2").reshape(2, 20, 30)
+LABELS = np.zeros((20, 30), "i4")
+LABELS[2:9, 3:8], LABELS[12:18, 20:28] = 7, 3
+
+
+def workspace(**more) -> MemoryWorkspace:
+    images = {"a": (PIXELS, ["CD3", "CD8"], 0.5), "b": (PIXELS + 1, ["CD3", "CD3"], None)}
+    return MemoryWorkspace(images, {"a": LABELS}, **more)
+
+
+def results(place: MemoryWorkspace, values: list[float], key: str = "k") -> Results:
+    measurement = Measurement("Nimbus: CD3", np.array(values, np.float32), key)
+    return Results(place.list(["a"])[0], "run", ("3", "7"), (measurement,))
+
+
+def test_pull() -> None:
+    place = workspace()
+    a, b = (place.pull(ref) for ref in place.list())
+    np.testing.assert_array_equal(a.image.levels[0].compute(), PIXELS)
+    assert a.image.dtype.isnative and a.image.pixel_size_um == (0.5, 0.5) and a.image.channel_names == ("CD3", "CD8")
+    assert a.cells is not None and a.cells.ids == ("3", "7")
+    np.testing.assert_array_equal(np.array([0, 3, 7])[a.cells.raster(Box(0, 0, 20, 30))], LABELS)
+    assert b.cells is None and b.image.pixel_size_um is None and b.image.channel_names == ("CD3", "CD3#2")
+    assert a.image.identity == workspace().pull(place.list()[0]).image.identity != b.image.identity
+    assert place.pull(place.list()[0], "annotations").cells is None
+
+
+def test_cells_may_be_outlines() -> None:
+    outlines = OutlineCells(("u",), (None,), (20, 30), Rings.of([[np.array([[1.0, 1], [9, 1], [9, 9]])]]))
+    place = MemoryWorkspace({"a": (PIXELS, ["x", "y"], 1.0)}, {"a": outlines})
+    assert place.pull(place.list()[0]).cells is outlines
+
+
+def test_publish_replaces_and_retract_removes() -> None:
+    place = workspace()
+    first = results(place, [0.1, np.nan])
+    assert place.publish(first).changed and place.holds(first)
+    assert not place.publish(results(place, [0.1, np.nan])).changed
+    second = results(place, [0.2, 0.3])
+    assert place.publish(second).changed and not place.holds(first) and place.published["a"] == [second]
+    other = results(place, [1.0, 1.0], "other")
+    place.publish(other)
+    assert place.retract(place.list()[0], ["k"]).changed and place.published["a"] == [other]
+    assert not place.retract(place.list()[0], ["k"]).changed
+
+
+def test_refused() -> None:
+    place = workspace()
+    with pytest.raises(UnknownName, match="There is: a, b"):
+        place.list(["c"])
+    with pytest.raises(UnknownName):
+        MemoryWorkspace({"a": (PIXELS, ["x", "y"], 1.0)}, {"b": LABELS})
+    wrong = MemoryWorkspace({"a": (PIXELS, ["x", "y"], 1.0)}, {"a": LABELS[1:]})
+    with pytest.raises(InputError, match=r"\(19, 30\)"):
+        wrong.pull(wrong.list()[0])
+    with pytest.raises(InputError, match="axes"):
+        flat = MemoryWorkspace({"a": (PIXELS[0], ["x"], 1.0)})
+        flat.pull(flat.list()[0])
