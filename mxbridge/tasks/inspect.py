@@ -52,5 +52,5 @@ def _one(workspace: Workspace, ref: ImageRef, rows: Sequence[Any], kind: CellKin
             for i, name in enumerate(names)
         ],
         "cells": 0 if pulled.cells is None else len(pulled.cells),
-        "warnings": [*image.warnings, *pulled.warnings],
+        "warnings": list(pulled.all_warnings),
     }

@@ -147,7 +147,7 @@ class ScoreTask:
                 "um_per_px": pixel_size,
             },
             counts={"cells": len(cells), "markers": len(selection.markers)},
-            warnings=(*image.warnings, *pulled.warnings),
+            warnings=pulled.all_warnings,
             notes=(f"left out: {left}",) if left else (),
         )
 

@@ -28,6 +28,11 @@ class Pulled:
     cells: Cells | None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """Those of the image and those of the workspace, each once."""
+        return tuple(dict.fromkeys((*self.image.warnings, *self.warnings)))
+
 
 @dataclass(frozen=True)
 class Published:

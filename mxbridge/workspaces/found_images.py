@@ -39,9 +39,12 @@ def find_images(paths: Iterable[str | Path], masks: Iterable[Path] = ()) -> list
     left_out = {m.resolve() for m in masks}
     found: dict[Path, Found] = {}
     for named in paths:
+        one_by_one = Path(named).expanduser().exists()
         for path in expand(named):
+            if not one_by_one and path.is_file() and not path.name.lower().endswith(IMAGE_SUFFIXES):
+                continue  # a glob means the images it matches; tables beside them are none
             for image in _images_at(path):
-                if image.path not in left_out or path.resolve() == image.path:
+                if image.path not in left_out or (one_by_one and path.resolve() == image.path):
                     found.setdefault(image.path, image)
     if not found:
         raise InputError(

@@ -57,6 +57,8 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
     (tmp_path / "images/c.tif.12.mxbridge-part").write_bytes(b"half")
     assert names(FilesWorkspace(tmp_path / "images")) == ["a", "b2", "b10"]
     assert names(FilesWorkspace(str(tmp_path / "images/b*"))) == ["b2", "b10"]
+    assert names(FilesWorkspace(str(tmp_path / "images/*"))) == ["a", "b2", "b10"]  # notes.txt is no image
+    assert names(FilesWorkspace(str(tmp_path / "images/*"), tmp_path / "images/b2.tif")) == ["a", "b10"]
     assert names(FilesWorkspace([tmp_path / "images/b2.tif", tmp_path / "images"])) == ["b2", "a", "b10"]
     both = os.pathsep.join(str(tmp_path / "images" / n) for n in ("a.tif", "b2.tif"))
     assert names(open_workspace(f"files:{both}")) == ["a", "b2"]
