@@ -18,7 +18,6 @@ import re
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -240,9 +239,7 @@ def open_model(model: ModelFile) -> Any:
         known = ", ".join(sorted(e.name for e in entry_points(group="mxbridge.models")))
         raise ModelError(f"{model.path}: no system {model.card.system!r} is installed", hint=f"There is: {known}")
     load = next(iter(systems)).load()
-    with warnings.catch_warnings():  # torch warns of odd pickles that it is about to refuse; the refusal says it
-        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-        return load(model.path, name=model.name, um_per_px=model.um_per_px)
+    return load(model.path, name=model.name, um_per_px=model.um_per_px)
 
 
 def sha256_of(path: Path) -> str:
