@@ -7,6 +7,7 @@ twice because a project was locked or an image open in front of a user.
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mxbridge.errors import BrokenFile
-from mxbridge.formats.atomic import write_atomically
+from mxbridge.formats.atomic import make_folder, write_atomically
+
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, MemoryError,
+               RecursionError, BadZipFile, zlib.error)  # fmt: skip
+"""What damaged JSON and NumPy files raise."""
+
+RESULTS = "results.json"
+"""Written last; a folder without it holds no results."""
 
 ObjectKind = Literal["annotation", "detection", "cell"]
 
@@ -69,16 +77,21 @@ class NewObject:
 
 @dataclass(frozen=True)
 class DerivedImage:
-    """An image a task made, already written to ``path`` (OME-Zarr or OME-TIFF) and of the source's extent."""
+    """An image a task made, of the source's extent. file: its name in ``derived/`` of the results' folder until it is
+    published, then in the workspace's own folder for derived images (see :func:`mxbridge.tasks.derived.place`)."""
 
-    path: Path
+    file: str
     channels: tuple[str, ...]
     result_key: str
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a task yields for one image."""
+    """Everything a task yields for one image.
+
+    fingerprint: of the work that made it, so that results are never taken for those of another request. summary: counts and
+    warnings for run.json, kept here so that a run killed before it wrote them finds them again.
+    """
 
     image: ImageRef
     run_id: str
@@ -88,6 +101,8 @@ class Results:
     objects: tuple[NewObject, ...] = ()
     derived: tuple[DerivedImage, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def result_keys(self) -> tuple[str, ...]:
@@ -99,7 +114,7 @@ class Results:
 
     def save(self, folder: Path) -> None:
         """Write ``results.json`` and ``values.npz`` into ``folder``, the JSON last: without it the folder is no result."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         values = np.stack([m.values for m in self.measurements]) if self.measurements else np.zeros((0, 0), np.float32)
         with write_atomically(folder / "values.npz") as part, part.open("wb") as stream:
             np.savez_compressed(stream, values=values)
@@ -110,20 +125,27 @@ class Results:
             "measurements": [{"name": m.name, "result_key": m.result_key} for m in self.measurements],
             "class_changes": asdict(self.class_changes) if self.class_changes else None,
             "objects": [asdict(o) for o in self.objects],
-            "derived": [{**asdict(d), "path": str(d.path)} for d in self.derived],
+            "derived": [asdict(d) for d in self.derived],
             "provenance": self.provenance,
+            "fingerprint": self.fingerprint,
+            "summary": self.summary,
         }
-        with write_atomically(folder / "results.json") as part:
+        with write_atomically(folder / RESULTS) as part:
             part.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Results:
         """Read what :meth:`save` wrote. Raises BrokenFile."""
         try:
-            document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            document = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
             with (folder / "values.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 values = stored["values"]
-            changes = document["class_changes"]
+            changes, cells = document["class_changes"], len(document["cell_ids"])
+            if values.dtype != np.float32 or values.shape != (
+                len(document["measurements"]),
+                cells if len(values) else 0,
+            ):
+                raise ValueError(f"{values.shape} values of type {values.dtype} for {cells} cells")
             return cls(
                 image=ImageRef(**document["image"]),
                 run_id=document["run_id"],
@@ -137,9 +159,12 @@ class Results:
                 else None,
                 objects=tuple(NewObject(**o) for o in document["objects"]),
                 derived=tuple(
-                    DerivedImage(Path(d["path"]), tuple(d["channels"]), d["result_key"]) for d in document["derived"]
+                    DerivedImage(Path(d["file"]).name, tuple(d["channels"]), d["result_key"])
+                    for d in document["derived"]
                 ),
-                provenance=document["provenance"],
+                provenance=dict(document["provenance"]),
+                fingerprint=str(document["fingerprint"]),
+                summary=dict(document["summary"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        except _UNREADABLE as error:
             raise BrokenFile(folder, f"not a saved result of mxbridge ({error})") from error

@@ -12,25 +12,28 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from filelock import FileLock, Timeout
 
 from mxbridge.errors import BrokenFile, Locked, SourceError, UsageError
-from mxbridge.formats.atomic import output_error, write_atomically
+from mxbridge.formats.atomic import PART_SUFFIX, make_folder, output_error, write_atomically
 
 Status = Literal["waiting", "computed", "published", "failed"]
 
 RECORD = "run.json"
+RUNS = "mxbridge-runs"
+"""Folder of run folders, beside a project or in the current folder."""
 
 
 def digest(document: Any) -> str:
@@ -116,40 +119,34 @@ class Run:
     finished: str | None = None
 
     @classmethod
-    def create(cls, path: Path, *, task: str, address: str, images: list[ImageRecord], **more: Any) -> Run:
-        """Make the folder and its first record. Raises OutputError."""
-        run = cls(
-            path=path,
-            run_id=path.name if _is_run_id(path.name) else new_run_id(),
-            task=task,
-            address=address,
-            request=request_of(images),
-            started=now(),
-            images=images,
-            command=list(sys.argv),
-            versions=versions(),
-            **more,
-        )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output_error(path, error) from error
-        run.save()
-        return run
-
-    @classmethod
     def load(cls, path: Path) -> Run:
-        """Read a run folder. Raises SourceError (not there) and BrokenFile."""
+        """Read a run folder. Raises SourceError (not there, not readable) and BrokenFile."""
         record = path / RECORD
-        if not record.is_file():
-            raise SourceError(f"no run at {path}", hint=f"A run is a folder with a {RECORD}, see mxbridge-runs")
         try:
-            document = json.loads(record.read_text(encoding="utf-8"))
-            document.pop("mxbridge")
-            images = [ImageRecord(**image) for image in document.pop("images")]
-            return cls(path=path, images=images, **document)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BrokenFile(record, f"is not the record of a run ({error})") from error
+            text = record.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise SourceError(
+                f"no run at {path}", hint=f"A run is a folder with a {RECORD}, see mxbridge-runs"
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(f"{record}: cannot be read ({error})") from error
+        try:
+            document = json.loads(text)
+            if document.pop("mxbridge") != 1:
+                raise ValueError("made by another version")
+            images = [_checked(ImageRecord, **image) for image in document.pop("images")]
+            if len({image.folder for image in images}) < len(images):
+                raise ValueError("two images in one folder")
+            return _checked(cls, path=path, images=images, **document)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise BrokenFile(record, f"is not the record of a run ({error})", hint="Use another folder") from error
+
+    @property
+    def place(self) -> str:
+        """Address of the workspace: a run inside a project belongs to that project, wherever both have moved."""
+        inside = self.path.resolve().parent.parent / Path(self.address).name
+        is_inside = self.address.endswith(".qpproj") and self.path.resolve().parent.name == RUNS
+        return str(inside) if is_inside and inside.is_file() else self.address
 
     def save(self) -> None:
         document = {"mxbridge": 1, **{k: v for k, v in asdict(self).items() if k != "path"}}
@@ -162,29 +159,38 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold this run folder. Raises Locked when a live process works in it."""
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise Locked(
-                f"{self.path} is being worked on by another mxbridge",
-                hint="Wait until it has ended, or give another folder with --out",
-            ) from error
-        try:
+        with folder_lock(self.path):
             yield
-        finally:
-            lock.release()
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a run folder; the system releases it when its holder dies. Raises Locked, OutputError."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise Locked(
+            f"{folder} is being worked on by another mxbridge",
+            hint="Wait until it has ended, or give another folder with --out",
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise output_error(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def all_runs(home: Path) -> Iterator[Run]:
-    """The runs under ``home``, newest first; folders without a readable record are passed over."""
-    if not home.is_dir():
+    """The runs under ``home``, newest first; folders without a readable record (other people's, too) are passed over."""
+    try:
+        names = sorted((f.name for f in home.iterdir() if _is_run_id(f.name)), reverse=True)
+    except OSError:
         return
-    for folder in sorted((f for f in home.iterdir() if _is_run_id(f.name)), reverse=True):
-        try:
-            yield Run.load(folder)
-        except (SourceError, BrokenFile):
-            continue  # a folder whose first record was never written, or a user's own folder
+    for name in names:
+        with suppress(SourceError, BrokenFile):
+            yield Run.load(home / name)
 
 
 def find_same(home: Path, request: str) -> Run | None:
@@ -192,39 +198,85 @@ def find_same(home: Path, request: str) -> Run | None:
     return next((run for run in all_runs(home) if run.request == request), None)
 
 
-def find_image(home: Path, fingerprint: str) -> tuple[Path, dict[str, Any]] | None:
-    """Folder and counts of an image that some run under ``home`` has finished with exactly this fingerprint."""
+def finished_images(home: Path) -> dict[str, Path]:
+    """Folders of saved results under ``home`` by fingerprint; of several the newest."""
+    found: dict[str, Path] = {}
     for run in all_runs(home):
         for image in run.images:
-            folder = run.folder_of(image)
-            if image.fingerprint == fingerprint and (folder / "results.json").is_file():
-                return folder, image.counts
-    return None
+            if image.status in ("computed", "published"):
+                found.setdefault(image.fingerprint, run.folder_of(image))
+    return found
 
 
-def open_run(home: Path, out: Path | None, images: list[ImageRecord], *, resume: bool, **more: Any) -> tuple[Run, bool]:
-    """The run to work in, and whether it goes on with an earlier one.
+@contextmanager
+def open_run(
+    home: Path, out: Path | None, images: list[ImageRecord], *, resume: bool, **more: Any
+) -> Iterator[tuple[Run, bool]]:
+    """The run to work in, held while the block lasts, and whether it goes on with an earlier one.
 
-    With ``resume`` the newest run of the same request goes on. A folder given with --out that holds another run is refused.
+    With ``resume`` the newest run of the same request goes on. A folder given with --out must be empty, not there, or a run;
+    another run in it is replaced only with --restart. Raises UsageError, Locked, OutputError.
     """
     request = request_of(images)
     if out is not None:
-        if (out / RECORD).exists():
-            run = Run.load(out)
-            if resume and run.request == request:
-                return run, True
-            if resume:
-                raise UsageError(
-                    f"{out} holds another run ({run.task}, started {run.started})",
-                    hint="Give another folder with --out, or --restart to replace it",
-                )
-            # before the new record: a kill in between must not leave old results under it
-            shutil.rmtree(out / "images", ignore_errors=True)
-            for left in ("normalization.json", "cells.parquet", "cells.csv", "cells.h5ad"):
-                (out / left).unlink(missing_ok=True)
-        return Run.create(out, images=images, **more), False
-    found = find_same(home, request) if resume else None
-    return (found, True) if found else (Run.create(home / new_run_id(), images=images, **more), False)
+        _check_out(out)
+        path = out
+    else:
+        same = find_same(home, request) if resume else None
+        path = same.path if same else home / new_run_id()
+    make_folder(path)
+    with folder_lock(path):
+        there = Run.load(path) if (path / RECORD).exists() else None
+        if there is not None and resume and there.request == request:
+            yield there, True
+            return
+        if there is not None and resume:
+            raise UsageError(
+                f"{path} holds another run ({there.task}, started {there.started})",
+                hint="Give another folder with --out, or --restart to replace it",
+            )
+        if there is not None:
+            _clear(there)
+        run = Run(
+            path=path,
+            run_id=path.name if _is_run_id(path.name) else new_run_id(),
+            request=request,
+            started=now(),
+            images=images,
+            command=list(sys.argv),
+            versions=versions(),
+            **more,
+        )
+        run.save()
+        yield run, False
+
+
+def _check_out(out: Path) -> None:
+    """Raise UsageError for a folder that is somebody's: a run folder holds nothing but the run."""
+    try:
+        strange = out.exists() and (not out.is_dir() or (not (out / RECORD).exists() and _holds_files(out)))
+    except OSError as error:
+        raise output_error(out, error) from error
+    if strange:
+        raise UsageError(
+            f"{out} is there already and holds no run", hint="Give a folder with --out that is not there yet"
+        )
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(p.name != ".lock" and not p.name.endswith(PART_SUFFIX) for p in folder.iterdir())
+
+
+def _clear(run: Run) -> None:
+    """Remove what a run made, and nothing else in its folder; its record goes last."""
+    try:
+        for image in run.images:
+            if run.folder_of(image).exists():
+                shutil.rmtree(run.folder_of(image))
+        for name in ("normalization.json", "cells.parquet", "cells.csv", "cells.h5ad", RECORD):
+            (run.path / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(run.path, error) from error
 
 
 def request_of(images: Sequence[ImageRecord]) -> str:
@@ -255,6 +307,33 @@ def now() -> str:
 def cpu_seconds() -> float:
     times = os.times()
     return times.user + times.system
+
+
+T = TypeVar("T")
+_PLAIN_FOLDER = re.compile(r"\d{4}-[A-Za-z0-9_-]{0,40}")
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("run_id", "task", "address", "request", "started", "id", "name", "fingerprint", "folder"), (str,)),
+    **dict.fromkeys(("model", "options", "details", "versions", "counts"), (dict,)),
+    **dict.fromkeys(("command", "warnings", "images"), (list,)),
+    **dict.fromkeys(("finished", "error"), (str, type(None))),
+    **dict.fromkeys(("seconds", "cpu_seconds"), (int, float, type(None))),
+    "error_code": (int, type(None)),
+    "published": (bool,),
+    "status": (str,),
+    "path": (Path,),
+}
+
+
+def _checked(kind: type[T], **fields: Any) -> T:
+    """A record from JSON whose fields have the types they should. Raises ValueError, TypeError."""
+    for name, value in fields.items():
+        if not isinstance(value, _KINDS.get(name, ())):
+            raise ValueError(f"{name} is {type(value).__name__}")
+    if "folder" in fields and not _PLAIN_FOLDER.fullmatch(fields["folder"]):
+        raise ValueError(f"{fields['folder']!r} is no folder of a run")
+    if fields.get("status", "waiting") not in get_args(Status):
+        raise ValueError(f"status {fields['status']!r}")
+    return kind(**fields)
 
 
 def _is_run_id(name: str) -> bool:

@@ -15,18 +15,25 @@ if TYPE_CHECKING:
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder (it holds run.json)")]
 
 
-def publish(run: RunFolder, path_map: options.PathMap = None, json: options.Json = False) -> None:
+Project = Annotated[
+    Path | None, typer.Option("--project", help="The project, where it is no longer beside the run or where it was")
+]
+
+
+def publish(
+    run: RunFolder, project: Project = None, path_map: options.PathMap = None, json: options.Json = False
+) -> None:
     """Put the results of a run into the project it was made from (again)."""
     from mxbridge.tasks.publish import publish_run
 
-    _say(publish_run(run, path_maps=path_map or ()), json, "published", "is there already")
+    _say(publish_run(run, project=project, path_maps=path_map or ()), json, "published", "is there already")
 
 
-def undo(run: RunFolder, path_map: options.PathMap = None, json: options.Json = False) -> None:
+def undo(run: RunFolder, project: Project = None, path_map: options.PathMap = None, json: options.Json = False) -> None:
     """Take the results of a run out of its project; what somebody edited since stays, and is reported."""
     from mxbridge.tasks.publish import undo_run
 
-    _say(undo_run(run, path_maps=path_map or ()), json, "taken out", "nothing to take out")
+    _say(undo_run(run, project=project, path_maps=path_map or ()), json, "taken out", "nothing to take out")
 
 
 def _say(moved: list[Moved], as_json: bool, done: str, nothing: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from mxbridge.cli import console, options
 from mxbridge.cli.sources import open_source
-from mxbridge.errors import UsageError
+from mxbridge.errors import SomeImagesFailed, UsageError
 
 if TYPE_CHECKING:
     from mxbridge.tasks.over_images import Finished
@@ -99,7 +99,7 @@ def score(
     from mxbridge.tasks.score import ScoreOptions, ScoreTask
 
     chosen = ScoreOptions(
-        markers=tuple(m.strip() for m in (markers or "").split(",") if m.strip()),
+        markers=_names(markers),
         panel=panel,
         tta=tta,
         compat=compat,
@@ -126,6 +126,13 @@ def score(
     finished.raise_for_errors()
 
 
+def _names(text: str | None) -> tuple[str, ...]:
+    names = tuple(m.strip() for m in (text or "").split(",") if m.strip())
+    if text is not None and not names:
+        raise UsageError(f"--markers {text!r} names no marker")
+    return names
+
+
 def _say_plan(workspace: Workspace, task: ScoreTask, refs: list[Any], as_json: bool) -> None:
     from mxbridge.tasks.over_images import plan_images
 
@@ -137,12 +144,15 @@ def _say_plan(workspace: Workspace, task: ScoreTask, refs: list[Any], as_json: b
     rows += [{"image": r.name, "id": r.id, "error": str(failed[r.id])} for r in refs if r.id in failed]
     if as_json:
         console.print_json({"dry_run": True, "model": task.model.name, "images": rows})
-        return
-    for row in rows:
+    for row in rows if not as_json else ():
         what = row.get("error") or f"{row['cells']} cells, {task.model.name}: {', '.join(row['channels'])}"
         console.out.print(f"{row['image']}: {what}", markup=False)
         for note in row.get("notes", ()):
             console.out.print(f"  {note}", markup=False)
+    if failed and not plans:
+        raise next(iter(failed.values()))
+    if failed:
+        raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be scored", hint="They are named above")
 
 
 def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: bool) -> None:
@@ -158,15 +168,14 @@ def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: boo
                 "images": [
                     {"id": i.id, "name": i.name, "status": i.status, "error": i.error, **i.counts} for i in run.images
                 ],
+                "threshold": task.options.threshold,
+                "positive": [vars(c) for c in task.positives(run)],
             }
         )
         return
-    rows = []
-    for image in run.images:
-        if image.error is None:
-            cells = image.counts["cells"]
-            for marker, positive in image.counts["positive"].items():
-                rows.append((image.name, task.measurement(marker), cells, positive, 100 * positive / max(1, cells)))
+    rows = [
+        (c.image, c.measurement, c.cells, c.positive, 100 * c.positive / max(1, c.cells)) for c in task.positives(run)
+    ]
     if rows:
         console.print_table(("image", "measurement", "cells", f"positive (>= {task.options.threshold:g})", "%"), rows)
     if not finished.computed and not finished.published and not finished.errors:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +15,21 @@ import numpy as np
 from scipy import ndimage
 
 from mxbridge.cells import LabelCells
-from mxbridge.errors import OutputError
+from mxbridge.errors import MxbridgeError, OutputError
+from mxbridge.formats.atomic import PART_SUFFIX, output_error
 from mxbridge.image import Channel, LocalImage
 from mxbridge.runs import digest
 from mxbridge.training.panels import demo_slide
 from mxbridge.training.simulator import Tissue
 from mxbridge.workspaces.qupath.new import NewImage, create_project
+from mxbridge.workspaces.qupath.project import Project
 from mxbridge.workspaces.qupath.workspace import SETTINGS
 
 MARK = "made-by-mxbridge-demo"
 """File that says a folder is a demonstration, and may be replaced by another one."""
+
+MADE_BY = ("Made by", "mxbridge demo")
+"""Metadata of every image: says the same from the moment the project exists, before the file above is written."""
 
 COLORS = {
     "DAPI": 0x0000FF,
@@ -47,23 +55,78 @@ class Demo:
 def make_demo(folder: Path, *, seed: int = 1, force: bool = False) -> Demo:
     """Write the project into ``folder``. force: replace an earlier demonstration there, never anything else.
 
-    The truth of each image (which cell is positive for what) lies beside as ``truth/<image>.csv``. Raises OutputError.
+    The truth of each image (which cell is positive for what) lies beside as ``truth/<image>.csv``. An earlier
+    demonstration is put aside until the new one is whole, and comes back when that fails. Raises OutputError.
     """
-    if force and (folder / MARK).is_file():
-        shutil.rmtree(folder)
-    elif folder.exists() and any(folder.iterdir()):
-        raise OutputError(
-            f"{folder} is there already and {'is no demonstration' if force else 'is not empty'}",
-            hint="Give another place" if force else "Give another place, or --force to replace a demonstration",
-        )
-    tissues = {f"tissue {letter}": demo_slide(seed * 2 + k) for k, letter in enumerate("AB")}
-    made = create_project(folder, [_new_image(name, tissue) for name, tissue in tissues.items()])
-    (folder / SETTINGS).parent.mkdir(exist_ok=True)
-    (folder / SETTINGS).write_text(json.dumps({"model": "demo"}), encoding="utf-8")
-    for name, tissue in tissues.items():
-        _write_truth(folder / "truth" / f"{name}.csv", tissue)
-    (folder / MARK).write_text(f"seed {seed}\n", encoding="utf-8")
+    folder = folder.expanduser().absolute()
+    try:
+        replaces = _is_there(folder, force)
+        tissues = {f"tissue {letter}": demo_slide(seed * 2 + k) for k, letter in enumerate("AB")}
+        with _aside(folder) if replaces else nullcontext():
+            made = create_project(folder, [_new_image(name, tissue) for name, tissue in tissues.items()])
+            _finish(folder, seed, tissues)
+        _sweep(folder)
+    except OSError as error:
+        raise output_error(folder, error) from error
     return Demo(made.project, tuple(tissues), sum(made.cells))
+
+
+def _is_there(folder: Path, force: bool) -> bool:
+    """Whether an earlier demonstration is to be replaced. Raises OutputError for anything else that is in the way."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        what = "a link" if folder.is_symlink() else "a file"
+        raise OutputError(f"{folder} is there already and is {what}, no folder", hint="Give another place")
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    if not force:
+        hint = "Give another place, or --force to replace a demonstration"
+        raise OutputError(f"{folder} is there already and is not empty", hint=hint)
+    if not _is_demo(folder):
+        raise OutputError(f"{folder} is there already and is no demonstration", hint="Give another place")
+    return True
+
+
+def _is_demo(folder: Path) -> bool:
+    """By its mark, or, when it was stopped before that was written, by the metadata of all its images."""
+    if (folder / MARK).is_file():
+        return True
+    try:
+        entries = Project.open(folder).entries
+    except MxbridgeError:
+        return False
+    return bool(entries) and all(MADE_BY in entry.metadata.items() for entry in entries)
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[None]:
+    """Keep what is in ``folder`` beside it meanwhile, under a name that says it may be swept; back on an error."""
+    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}{PART_SUFFIX}")
+    folder.rename(old)
+    try:
+        yield
+    except BaseException:
+        old.rename(folder)
+        raise
+
+
+def _finish(folder: Path, seed: int, tissues: Mapping[str, Tissue]) -> None:
+    """What a demonstration has beyond a project; when it cannot be written the project goes as well."""
+    try:
+        (folder / MARK).write_text(f"seed {seed}\n", encoding="utf-8")
+        (folder / SETTINGS).parent.mkdir(exist_ok=True)
+        (folder / SETTINGS).write_text(json.dumps({"model": "demo"}), encoding="utf-8")
+        for name, tissue in tissues.items():
+            _write_truth(folder / "truth" / f"{name}.csv", tissue)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what this run put aside and what killed ones left beside ``folder``."""
+    for left in folder.parent.iterdir():
+        if left.name.startswith(f".{folder.name}.") and left.name.endswith(PART_SUFFIX):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _new_image(name: str, tissue: Tissue) -> NewImage:
@@ -75,7 +138,7 @@ def _new_image(name: str, tissue: Tissue) -> NewImage:
         pixel_size_um=(um, um),
         identity=digest([tissue.settings, tissue.seed]),
     )
-    return NewImage(image, cells=_cells(tissue.cells), nuclei=_cells(tissue.nuclei))
+    return NewImage(image, cells=_cells(tissue.cells), nuclei=_cells(tissue.nuclei), metadata=(MADE_BY,))
 
 
 def _cells(labels: np.ndarray) -> LabelCells:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -58,7 +58,7 @@ def _library(name: str) -> Finding:
     try:
         import_module(name)
         return Finding(name, "ok", version(name.replace("_", "-")))
-    except (ImportError, OSError, PackageNotFoundError) as error:
+    except Exception as error:  # a library that does not fit another one fails in ways of its own
         return Finding(name, "broken", f"does not import ({error})", "Install mxbridge again with its constraints.txt")
 
 
@@ -70,10 +70,13 @@ def _extra(name: str) -> Finding:
 
 
 def _checked(check: Callable[[], Finding]) -> Finding:
+    subject = check.__name__.strip("_").replace("_", " ")
     try:
         return check()
     except MxbridgeError as error:
-        return Finding(check.__name__.strip("_").replace("_", " "), "broken", error.message, error.hint)
+        return Finding(subject, "broken", error.message, error.hint)
+    except Exception as error:  # to find out what is broken is what this is for
+        return Finding(subject, "broken", f"{type(error).__name__}: {error}", "Install mxbridge again")
 
 
 def _device() -> Finding:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from mxbridge.errors import MxbridgeError, OutputError, SomeImagesFailed
-from mxbridge.formats.atomic import PART_SUFFIX
+from mxbridge.errors import BrokenFile, MxbridgeError, OutputError, SomeImagesFailed
+from mxbridge.formats.atomic import PART_SUFFIX, output_error
 from mxbridge.progress import SILENT, Progress
-from mxbridge.results import ImageRef, Results
-from mxbridge.runs import ImageRecord, Run, cpu_seconds, find_image, folder_name, now, open_run
+from mxbridge.results import RESULTS, ImageRef, Results
+from mxbridge.runs import ImageRecord, Run, cpu_seconds, finished_images, folder_name, now, open_run
+from mxbridge.tasks.derived import is_placed, place
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 
 
@@ -65,6 +67,9 @@ class ImageTask(Protocol):
 
     def finish(self, run: Run) -> None:
         """Tables over all images."""
+
+    def is_finished(self, run: Run) -> bool:
+        """Whether everything that :meth:`finish` should have made is there."""
 
 
 @dataclass(frozen=True)
@@ -134,18 +139,11 @@ def run_over_images(
         )
         for number, ref in enumerate(refs, start=1)
     ]
-    run, goes_on = open_run(
-        workspace.runs_home,
-        out,
-        records,
-        resume=resume,
-        task=task.name,
-        address=workspace.address,
-        published=publish,
-        **task.describe(),
-    )
-    with run.locked():
-        run.published = run.published or publish
+    options = task.describe()
+    with open_run(
+        workspace.runs_home, out, records, resume=resume, task=task.name, address=workspace.address, **options
+    ) as (run, goes_on):
+        run.address, run.published = workspace.address, publish
         if goes_on:
             progress.note(f"{'Goes on with' if run.finished is None else 'Same as'} run {run.run_id}")
         return _work(_Loop(run, workspace, task, by_id, failed, publish, resume, progress))
@@ -161,9 +159,15 @@ class _Loop:
     publish: bool
     reuse: bool
     progress: Progress
+    prepared: bool = False
     computed: int = 0
     published: int = 0
     notes: dict[str, None] = field(default_factory=dict)
+
+    @cached_property
+    def earlier(self) -> dict[str, Path]:
+        """Saved results of all runs by fingerprint."""
+        return finished_images(self.workspace.runs_home) if self.reuse else {}
 
 
 def _work(loop: _Loop) -> Finished:
@@ -173,25 +177,23 @@ def _work(loop: _Loop) -> Finished:
             loop.progress.warning(f"{plan.ref.name}: {warning}")
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
         loop.progress.note(note)
-    waiting = [image for image in run.images if image.id in loop.plans and not _is_saved(run, image)]
-    if waiting:
-        loop.task.prepare(run, loop.workspace, plans, loop.progress)
     errors: list[MxbridgeError] = []
     for number, image in enumerate(run.images, start=1):
         loop.progress.image(number, len(run.images), image.name)
         try:
             _one_image(loop, image)
-        except MxbridgeError as error:
+        except (MxbridgeError, OSError) as caught:
+            error = caught if isinstance(caught, MxbridgeError) else output_error(run.folder_of(image), caught)
             errors.append(error)
             image.error, image.error_code = str(error), error.exit_code
-            image.status = "computed" if _is_saved(run, image) else "failed"
+            image.status = "computed" if image.counts and (run.folder_of(image) / RESULTS).is_file() else "failed"
             run.save()
             loop.progress.warning(f"{image.name}: {error}")
     for note in loop.notes:
         loop.progress.note(note)
-    if loop.computed or run.finished is None:
+    if loop.computed or run.finished is None or not loop.task.is_finished(run):
         loop.task.finish(run)
-        run.finished = _now_if_done(run)
+        run.finished = now() if not errors else None
         run.save()
     return Finished(run, loop.computed, loop.published, tuple(errors))
 
@@ -200,13 +202,12 @@ def _one_image(loop: _Loop, image: ImageRecord) -> None:
     run, folder = loop.run, loop.run.folder_of(image)
     if image.id in loop.failed:
         raise loop.failed[image.id]
-    if not _is_saved(run, image) and loop.reuse:
-        _take_over(loop, image, folder)
-    results = Results.load(folder) if _is_saved(run, image) else _compute(loop, image, folder)
-    if not loop.publish or loop.workspace.holds(results):
+    results = _saved(loop, image, folder) or _taken_over(loop, image, folder) or _compute(loop, image, folder)
+    if not loop.publish or (is_placed(results, loop.workspace) and loop.workspace.holds(results)):
         _settle(run, image, "published" if loop.publish else "computed")
         return
     try:
+        place(results, folder, loop.workspace)
         done = loop.workspace.publish(results)
     except OutputError as error:
         hint = f"{error.hint}. The results are kept: mxbridge publish {run.path}".lstrip(". ")
@@ -221,53 +222,80 @@ def _one_image(loop: _Loop, image: ImageRecord) -> None:
     _settle(run, image, "published")
 
 
-def _take_over(loop: _Loop, image: ImageRecord, folder: Path) -> None:
-    """Copy the results of an earlier run that has done exactly this (another image of that run may have failed)."""
-    earlier = find_image(loop.workspace.runs_home, image.fingerprint)
-    if earlier is None:
-        return
-    source, counts = earlier
+def _saved(loop: _Loop, image: ImageRecord, folder: Path) -> Results | None:
+    """Results of this very work that an earlier, perhaps killed, attempt left; damaged ones are computed again."""
+    if not (folder / RESULTS).exists():
+        return None
+    try:
+        results = Results.load(folder)
+    except BrokenFile as error:
+        loop.progress.warning(f"{image.name}: {error}; it is computed again")
+        return None
+    if results.fingerprint != image.fingerprint:
+        return None
+    if not image.counts:
+        _remember(image, results)
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    return results
+
+
+def _taken_over(loop: _Loop, image: ImageRecord, folder: Path) -> Results | None:
+    """Copy the results of another run that has done exactly this (another image of that run may have failed)."""
+    source = loop.earlier.get(image.fingerprint)
+    if source is None or source == folder:
+        return None
     part = folder.with_name(f"{folder.name}{PART_SUFFIX}")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part, ignore=shutil.ignore_patterns("work"))
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
-    image.counts = counts
-    loop.progress.note(f"{image.name}: done by an earlier run, taken from there")
+    try:
+        shutil.copytree(source, part, ignore=shutil.ignore_patterns("work"))
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except (OSError, shutil.Error):
+        shutil.rmtree(part, ignore_errors=True)
+        return None  # it can always be computed
+    results = _saved(loop, image, folder)
+    if results is not None:
+        loop.progress.note(f"{image.name}: done by an earlier run, taken from there")
+    return results
 
 
 def _compute(loop: _Loop, image: ImageRecord, folder: Path) -> Results:
     plan = loop.plans[image.id]
+    if not loop.prepared:
+        loop.task.prepare(loop.run, loop.workspace, list(loop.plans.values()), loop.progress)
+        loop.prepared = True
     started, cpu = time.monotonic(), cpu_seconds()
     pulled = loop.workspace.pull(plan.ref, loop.task.cell_kind)
     outcome = loop.task.compute(loop.run, pulled, plan, folder, loop.progress)
-    outcome.results.save(folder)
-    image.status = "computed"
-    image.counts = {**plan.counts, **outcome.counts}
-    image.warnings = [*plan.warnings, *outcome.warnings]
-    image.seconds, image.cpu_seconds = round(time.monotonic() - started, 2), round(cpu_seconds() - cpu, 2)
+    summary = {
+        "counts": {**plan.counts, **outcome.counts},
+        "warnings": [*plan.warnings, *outcome.warnings],
+        "seconds": round(time.monotonic() - started, 2),
+        "cpu_seconds": round(cpu_seconds() - cpu, 2),
+    }
+    results = replace(outcome.results, fingerprint=image.fingerprint, summary=summary)
+    results.save(folder)
+    _remember(image, results)
     loop.run.save()
     shutil.rmtree(folder / "work", ignore_errors=True)
     loop.computed += 1
     for warning in outcome.warnings:
         loop.progress.warning(f"{image.name}: {warning}")
-    return outcome.results
+    return results
 
 
-def _settle(run: Run, image: ImageRecord, status: str) -> None:
+def _remember(image: ImageRecord, results: Results) -> None:
+    """What run.json says of an image that is computed."""
+    image.status = "computed"
+    image.counts, image.warnings = dict(results.summary["counts"]), list(results.summary["warnings"])
+    image.seconds, image.cpu_seconds = results.summary["seconds"], results.summary["cpu_seconds"]
+
+
+def _settle(run: Run, image: ImageRecord, status: Literal["computed", "published"]) -> None:
     """Record that an image is done; a run that changed nothing leaves run.json as it was."""
-    if image.status == status and image.error is None:
+    if image.status == "published" and image.error is None:
         return
-    if not (status == "computed" and image.status == "published"):
-        image.status = "published" if status == "published" else "computed"
-    image.error = image.error_code = None
-    run.save()
-
-
-def _is_saved(run: Run, image: ImageRecord) -> bool:
-    """Results are on disk: their JSON is written last."""
-    return (run.folder_of(image) / "results.json").is_file()
-
-
-def _now_if_done(run: Run) -> str | None:
-    return now() if all(image.error is None for image in run.images) else None
+    if image.status != status or image.error is not None:
+        image.status = status
+        image.error = image.error_code = None
+        run.save()

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mxbridge.errors import UsageError
-from mxbridge.results import Results
-from mxbridge.runs import Run
+from mxbridge.errors import MxbridgeError, SomeImagesFailed, UsageError
+from mxbridge.results import RESULTS, Results
+from mxbridge.runs import Run, now
+from mxbridge.tasks.derived import is_placed, place, take_back
 from mxbridge.workspaces import open_workspace
 from mxbridge.workspaces.base import Published, Workspace
 
@@ -23,44 +24,64 @@ class Moved:
     notes: tuple[str, ...]
 
 
-def publish_run(folder: Path, *, path_maps: Sequence[str] = ()) -> list[Moved]:
-    """Publish every finished image of a run. Raises SourceError, BrokenFile, OutputError; UsageError when none is finished."""
+def publish_run(folder: Path, *, project: Path | None = None, path_maps: Sequence[str] = ()) -> list[Moved]:
+    """Publish every finished image of a run. project: where it is now, if it has moved away from its run.
 
-    def put(workspace: Workspace, results: Results) -> Published | None:
-        return None if workspace.holds(results) else workspace.publish(results)
+    Raises SourceError, BrokenFile, OutputError; UsageError when nothing is finished; SomeImagesFailed.
+    """
 
-    return _each_finished(folder, path_maps, put, "published")
+    def put(workspace: Workspace, results: Results, images: Path) -> Published | None:
+        if is_placed(results, workspace) and workspace.holds(results):
+            return None
+        place(results, images, workspace)
+        return workspace.publish(results)
+
+    return _each_finished(folder, project, path_maps, put, "published")
 
 
-def undo_run(folder: Path, *, path_maps: Sequence[str] = ()) -> list[Moved]:
-    """Take the results of a run out of its workspace. Raises as :func:`publish_run`."""
+def undo_run(folder: Path, *, project: Path | None = None, path_maps: Sequence[str] = ()) -> list[Moved]:
+    """Take the results of a run out of its workspace; what another run has replaced since stays. Raises as publish_run."""
 
-    def take(workspace: Workspace, results: Results) -> Published:
-        return workspace.retract(results.image, results.result_keys)
+    def take(workspace: Workspace, results: Results, images: Path) -> Published:
+        ours = None if workspace.holds(results) else results.run_id
+        taken = workspace.retract(results.image, results.result_keys, run_id=ours)
+        if taken.changed:
+            take_back(results, images, workspace)
+        return taken
 
-    return _each_finished(folder, path_maps, take, "computed")
+    return _each_finished(folder, project, path_maps, take, "computed")
 
 
 def _each_finished(
     folder: Path,
+    project: Path | None,
     path_maps: Sequence[str],
-    move: Callable[[Workspace, Results], Published | None],
+    move: Callable[[Workspace, Results, Path], Published | None],
     status: Literal["published", "computed"],
 ) -> list[Moved]:
     run = Run.load(folder)
     options = {"path_maps": tuple(path_maps)} if run.address.endswith(".qpproj") else {}
-    workspace = open_workspace(run.address, **options)
+    workspace = open_workspace(f"project:{project}" if project else run.place, **options)
     workspace.check_writable()
-    moved = []
+    moved: list[Moved] = []
+    errors: list[MxbridgeError] = []
     with run.locked():
-        for image in run.images:
-            if not (run.folder_of(image) / "results.json").is_file():
+        finished = [image for image in run.images if (run.folder_of(image) / RESULTS).is_file()]
+        for image in finished:
+            try:
+                done = move(workspace, Results.load(run.folder_of(image)), run.folder_of(image))
+            except MxbridgeError as error:
+                errors.append(error)
                 continue
-            done = move(workspace, Results.load(run.folder_of(image)))
             moved.append(Moved(image.name, bool(done and done.changed), done.notes if done else ()))
             image.status, image.error, image.error_code = status, None, None
             run.published = status == "published"
+            run.finished = now() if run.finished is None and len(finished) == len(run.images) else run.finished
             run.save()
-    if not moved:
+    if not finished:
         raise UsageError(f"{folder} has no finished image", hint="Run the same command again to finish it")
+    if errors and not moved:
+        raise errors[0]
+    if errors:
+        raise SomeImagesFailed(f"{len(errors)} of {len(finished)} images failed, the rest are done: {errors[0]}")
     return moved

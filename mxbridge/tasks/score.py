@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mxbridge.errors import ChangedMeanwhile, InputError, NoCells, UsageError
-from mxbridge.formats.cell_tables import read_cell_table, write_cell_tables
+from mxbridge.formats.cell_tables import read_cell_table, score_columns, write_cell_tables
 from mxbridge.image import LocalImage
 from mxbridge.models.normalization import Normalization, fit
 from mxbridge.panel import Selection, read_panel, select_markers
@@ -31,6 +31,9 @@ ALGORITHM = "score 1"
 """Part of every fingerprint; raised when the numbers of an unchanged run would change."""
 
 COMPAT = ("nimbus-0.0.5",)
+
+FINEST, COARSEST = 0.01, 10.0
+"""Pixel sizes taken, in units of the model's: beyond, something is wrong (and a small file would become a huge field)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,16 @@ class ScoreOptions:
         """The options that belong in a fingerprint (markers and normalisation enter it by what they resolve to)."""
         keys = ["tta", "compat", "quantile", "set_class", "maps"] + (["threshold"] if self.set_class else [])
         return {key: getattr(self, key) for key in keys}
+
+
+@dataclass(frozen=True)
+class PositiveCount:
+    """How many cells of an image reach the threshold for one measurement."""
+
+    image: str
+    measurement: str
+    cells: int
+    positive: int
 
 
 def score(
@@ -131,6 +144,11 @@ class ScoreTask:
                 hint="Nimbus scores fluorescence and mass-spectrometry channels; leave this image out with --image",
             )
         pixel_size = image.require_pixel_size()
+        if not all(FINEST <= side / self.model.um_per_px <= COARSEST for side in pixel_size):
+            raise InputError(
+                f"image {pulled.ref}: {pixel_size[1]:g} x {pixel_size[0]:g} µm per pixel is no scale at which cells are seen",
+                hint=f"{self.model.name} works at {self.model.um_per_px:g} µm per pixel; check --um-per-px",
+            )
         selection = self.select(image)
         if self.given:
             self.given.for_image(pulled.ref.id, selection.names)  # raises now what would be missing later
@@ -181,7 +199,7 @@ class ScoreTask:
         stored = run.path / "normalization.json"
         if self.given:
             self.normalization = self.given
-        elif stored.exists():  # a resumed run: the same request, so the same factors
+        elif run.details.get("normalized_for") == run.request and stored.exists():  # a resumed run: the same factors
             self.normalization = Normalization.load(stored)
         else:
             self.normalization = fit(
@@ -192,8 +210,10 @@ class ScoreTask:
                 progress=lambda done, total: progress.step("normalising", done, total),
             )
         self.normalization.save(stored)
+        run.details["normalized_for"] = run.request
+        run.warnings = [f"{marker}: {flag}" for marker, flag in self.normalization.flags.items()]
+        run.save()
         for marker, flag in self.normalization.flags.items():
-            run.warnings.append(f"{marker}: {flag}")
             progress.warning(f"{marker}: {flag} in all images of this run; its scores mean little")
 
     def compute(self, run: Run, pulled: Pulled, plan: Plan, folder: Path, progress: Progress) -> Outcome:
@@ -203,24 +223,22 @@ class ScoreTask:
         selection, normalization = self.select(image), self.normalization
         assert normalization is not None  # noqa: S101 - prepare() runs before compute()
         factors = normalization.for_image(pulled.ref.id, selection.names)
-        scores, derived = self._scores(run, pulled, selection, factors, folder, progress)
+        scores, derived = self._scores(pulled, selection, factors, folder, progress)
         frame = self._table(pulled, selection, scores)
         write_cell_tables(frame, folder)
         results = self._results(run, pulled, selection, scores, derived)
-        positive = np.nansum(scores.score >= self.options.threshold, axis=1)
         counts = {
             "tiles": scores.tiles_done,
             "tiles_skipped": scores.tiles_skipped,
             "cells_without_area": scores.cells_without_area,
             "cells_without_core": scores.cells_without_core,
             "pyramid_level": scores.level,
-            "positive": dict(zip(selection.names, (int(p) for p in positive), strict=True)),
             "factors": dict(zip(selection.names, factors, strict=True)),
         }
         return Outcome(results, counts, _warnings(scores, selection))
 
     def _scores(
-        self, run: Run, pulled: Pulled, selection: Selection, factors: list[float], folder: Path, progress: Progress
+        self, pulled: Pulled, selection: Selection, factors: list[float], folder: Path, progress: Progress
     ) -> tuple[CellScores, tuple[DerivedImage, ...]]:
         """Scores of one image, streamed or as the published program computes them, and the maps if asked for."""
         from mxbridge.models import nimbus, nimbus_compat
@@ -238,22 +256,21 @@ class ScoreTask:
                 self.model, image, cells, channels, factors, self.engine, options=peer, progress=tell
             ), ()
         views = nimbus.VIEWS["six" if self.options.tta else "none"]
-        maps = self._maps(run, pulled, selection, folder) if self.options.maps else None
+        maps = self._maps(pulled, selection, folder) if self.options.maps else None
         scores = self.model.score(
             image, cells, channels, factors, self.engine, views=views, work=folder / "work", maps=maps, progress=tell
         )
         return scores, maps.finish() if maps else ()
 
-    def _maps(self, run: Run, pulled: Pulled, selection: Selection, folder: Path) -> ScoreMaps:
-        """Maps go where they can stay: into the project of a run that is published, else into the run folder."""
+    def _maps(self, pulled: Pulled, selection: Selection, folder: Path) -> ScoreMaps:
         image = pulled.image
-        home = (self.workspace.derived_folder(pulled.ref) if run.published and self.workspace else None) or folder
         shape = self.model.map_shape(image)
         channels = [f"{name} ({self.model.name})" for name in selection.names]
         keys = [self.key(name, pulled.ref) for name in selection.names]
-        places = map_places(channels, keys, work=folder / "work", home=home)
         um = self.model.um_per_px
-        return ScoreMaps(places, shape, (um, um), "0.5" if home == folder else "0.4")
+        in_project = self.workspace is not None and self.workspace.derived_folder(pulled.ref) is not None
+        version: Literal["0.4", "0.5"] = "0.4" if in_project else "0.5"  # QuPath reads no later one
+        return ScoreMaps(map_places(channels, keys, folder), shape, (um, um), version)
 
     def _table(self, pulled: Pulled, selection: Selection, scores: CellScores) -> pd.DataFrame:
         """One row per cell: identity, geometry, then score, spread over views and mean intensity of each marker."""
@@ -312,9 +329,25 @@ class ScoreTask:
             provenance={"task": self.name, "run": run.run_id, **self.describe()["model"]},
         )
 
+    def positives(self, run: Run) -> list[PositiveCount]:
+        """Cells at or above this task's threshold, per finished image and marker, from the run's table."""
+        counts = []
+        for image in run.images:
+            if image.status not in ("computed", "published"):
+                continue
+            table = read_cell_table(run.folder_of(image))
+            for score in score_columns(table.columns):
+                positive = int((table[score.score] >= self.options.threshold).sum())
+                counts.append(PositiveCount(image.name, score.score, len(table), positive))
+        return counts
+
+    def is_finished(self, run: Run) -> bool:
+        wanted = ["cells.parquet", "cells.csv"] + (["cells.h5ad"] if self.options.h5ad else [])
+        return all((run.path / name).is_file() for name in wanted)
+
     def finish(self, run: Run) -> None:
         """``cells.parquet`` and ``cells.csv`` over all images of the run, in the order of the images."""
-        frames = [read_cell_table(run.folder_of(image)) for image in run.images if image.error is None]
+        frames = [read_cell_table(run.folder_of(i)) for i in run.images if i.status in ("computed", "published")]
         if frames:
             write_cell_tables(pd.concat(frames, ignore_index=True), run.path, h5ad=self.options.h5ad)
 

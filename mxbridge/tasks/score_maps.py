@@ -6,7 +6,6 @@ folder, where a killed run finds them again, and take their place in one step wh
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mxbridge.formats.atomic import PART_SUFFIX
 from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
 from mxbridge.image import Box, Channel
 from mxbridge.models.nimbus import RECORDS_NAME
 from mxbridge.results import DerivedImage
+from mxbridge.tasks.derived import FOLDER, put
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,13 @@ class MapPlace:
     final: Path
 
 
-def map_places(channels: Sequence[str], result_keys: Sequence[str], *, work: Path, home: Path) -> tuple[MapPlace, ...]:
-    """Places of the maps of one image: folders named after the channel, as far as every system allows."""
+def map_places(channels: Sequence[str], result_keys: Sequence[str], folder: Path) -> tuple[MapPlace, ...]:
+    """Places of the maps of one image in its results' ``folder``, named after the channel as far as every system allows."""
     places = []
     for number, (channel, key) in enumerate(zip(channels, result_keys, strict=True)):
         plain = "".join(c if c.isalnum() or c in " -_()" else "_" for c in channel)[:80].strip()
-        places.append(MapPlace(channel, key, work / f"map-{number}.zarr", home / f"{plain} {key[:6]}.ome.zarr"))
+        final = folder / FOLDER / f"{plain} {key[:6]}.ome.zarr"
+        places.append(MapPlace(channel, key, folder / "work" / f"map-{number}.zarr", final))
     return tuple(places)
 
 
@@ -75,21 +75,5 @@ class ScoreMaps:
         for place in self.places:
             place.growing.with_name(RECORDS_NAME).unlink(missing_ok=True)
         for place in self.places:
-            _put(place.growing, place.final)
-        return tuple(DerivedImage(p.final, (p.channel,), p.result_key) for p in self.places)
-
-
-def _put(source: Path, target: Path) -> None:
-    """Move a folder to ``target``; what was there goes only when the new one stands beside it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(target.name + PART_SUFFIX)
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.move(source, beside)
-    if target.exists():
-        old = target.with_name(f"{target.name}.old{PART_SUFFIX}")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        beside.rename(target)
-        shutil.rmtree(old)
-    else:
-        beside.rename(target)
+            put(place.growing, place.final)
+        return tuple(DerivedImage(p.final.name, (p.channel,), p.result_key) for p in self.places)

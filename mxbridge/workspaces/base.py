@@ -86,8 +86,11 @@ class Workspace(ABC):
         """Whether exactly these results are in the workspace now (False after they were lost or edited away)."""
 
     @abstractmethod
-    def retract(self, ref: ImageRef, result_keys: Sequence[str]) -> Published:
-        """Take results out again (``mxbridge undo``): remove what we made, restore what we changed, keep users' edits."""
+    def retract(self, ref: ImageRef, result_keys: Sequence[str], *, run_id: str | None = None) -> Published:
+        """Take results out again (``mxbridge undo``): remove what we made, restore what we changed, keep users' edits.
+
+        run_id: only what this run published; a later run's results under the same keys stay.
+        """
 
     @abstractmethod
     def check_writable(self) -> None:

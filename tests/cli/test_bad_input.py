@@ -74,6 +74,7 @@ def test_no_such_marker_lists_what_there_is(mxbridge: Call, project: Path) -> No
         ("--device", "abacus"),
         ("--precision", "fp4"),
         ("--path-map", "nonsense"),
+        ("--markers", " , "),
         ("--labels", "x.tif"),
     ],
     ids=lambda o: o[0],
@@ -149,7 +150,8 @@ def test_repeated_channel_names_can_be_told_apart(mxbridge: Call, fields: Path, 
     command = ("score", "--files", image, "--labels", fields / "north_mask.tif", *DEMO)
     code, out, err = mxbridge(*command, "--json")
     assert code == 0, err
-    assert list(json.loads(out)["images"][0]["positive"]) == ["CD3", "CD3#2", "Channel 3"]
+    names = [p["measurement"] for p in json.loads(out)["positive"]]
+    assert names == ["NimbusDemo: CD3", "NimbusDemo: CD3#2", "NimbusDemo: Channel 3"]
 
 
 def test_wrong_weights(mxbridge: Call, project: Path, tmp_path: Path) -> None:

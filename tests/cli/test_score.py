@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,49 @@ def test_classes_of_a_rerun_replace_those_of_the_run_before(mxbridge: Call, proj
     assert {c.class_name for c in cells_of(project)} == {None}
 
 
+def test_another_threshold_counts_anew_without_computing(mxbridge: Call, project: Path) -> None:
+    counts = {}
+    for threshold in ("0.5", "0.999"):
+        _, out, _ = mxbridge("score", "--project", project, *FAST, "--threshold", threshold, "--json")
+        answer = json.loads(out)
+        counts[threshold] = sum(p["positive"] for p in answer["positive"])
+    assert answer["computed"] == 0
+    assert counts["0.5"] > counts["0.999"]
+
+
+def test_undo_leaves_what_a_later_run_has_published(mxbridge: Call, project: Path, tmp_path: Path) -> None:
+    mxbridge("score", "--project", project, *FAST, "--out", tmp_path / "first")
+    code, _, err = mxbridge(
+        "score", "--project", project, "--model", "demo", "--tile", "128", "--out", tmp_path / "second"
+    )
+    assert code == 0, err
+    scored = [c.measurements for c in cells_of(project)]
+    code, out, _ = mxbridge("undo", tmp_path / "first")
+    assert code == 0
+    assert "nothing to take out" in out
+    assert [c.measurements for c in cells_of(project)] == scored
+    mxbridge("undo", tmp_path / "second")
+    assert {len(c.measurements) for c in cells_of(project)} == {0}
+
+
+def test_a_copied_project_undoes_itself_and_not_the_original(mxbridge: Call, project: Path, tmp_path: Path) -> None:
+    mxbridge("score", "--project", project, *FAST)
+    copy = Path(shutil.copytree(project.parent, tmp_path / "copy")) / "project.qpproj"
+    original = (project.parent / "data/1/data.qpdata").read_bytes()
+    assert mxbridge("undo", next((copy.parent / "mxbridge-runs").iterdir()))[0] == 0
+    assert (project.parent / "data/1/data.qpdata").read_bytes() == original
+    assert {len(c.measurements) for c in cells_of(copy)} == {0}
+
+
+def test_a_missing_table_is_made_again(mxbridge: Call, project: Path) -> None:
+    pytest.importorskip("anndata")
+    mxbridge("score", "--project", project, *FAST)
+    run = next((project.parent / "mxbridge-runs").iterdir())
+    code, _, err = mxbridge("score", "--project", project, *FAST, "--h5ad")
+    assert code == 0, err
+    assert (run / "cells.h5ad").exists()
+
+
 def test_no_publish_writes_nothing_into_the_project(mxbridge: Call, project: Path, tmp_path: Path) -> None:
     before = files_of(project.parent)
     code, _, _ = mxbridge("score", "--project", project, *FAST, "--no-publish", "--out", tmp_path / "run")
@@ -150,6 +194,11 @@ def test_maps_are_kept_where_they_can_stay(mxbridge: Call, project: Path) -> Non
     assert group.attrs["omero"]["channels"][0]["label"] == "CD3 (NimbusDemo)"
     assert group["0"].shape == (1, 96, 96)
     assert group["0"][:].max() > 100
+    run = next((project.parent / "mxbridge-runs").iterdir())
+    assert mxbridge("undo", run)[0] == 0
+    assert list((project.parent / "mxbridge/derived/1").iterdir()) == []
+    assert mxbridge("publish", run)[0] == 0
+    assert maps[0].is_dir()
 
 
 def test_factors_of_one_run_serve_another(mxbridge: Call, project: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from mxbridge.errors import BrokenFile, Locked, OutputError, SourceError, UsageError
 from mxbridge.formats.atomic import write_atomically
 from mxbridge.results import ClassChanges, DerivedImage, ImageRef, Measurement, NewObject, Results
-from mxbridge.runs import ImageRecord, Run, all_runs, find_image, fingerprint, folder_name, open_run, result_key
+from mxbridge.runs import ImageRecord, Run, all_runs, fingerprint, finished_images, folder_name, open_run, result_key
 
 KEY = {"task": "score", "model": "Nimbus", "target": "CD3", "source": "1"}
 PRINT = {
@@ -43,7 +46,9 @@ def records(*prints: str) -> list[ImageRecord]:
 
 
 def begin(home: Path, *prints: str, resume: bool = True, out: Path | None = None) -> tuple[Run, bool]:
-    return open_run(home, out, records(*prints), resume=resume, task="score", address="files:x")
+    """Open a run and let go of it."""
+    with open_run(home, out, records(*prints), resume=resume, task="score", address="files:x") as opened:
+        return opened
 
 
 def test_the_same_request_goes_on_and_another_starts_anew(tmp_path: Path) -> None:
@@ -72,11 +77,86 @@ def test_two_at_once_in_one_run_folder_are_told(tmp_path: Path) -> None:
 
 def test_finished_images_are_found_by_fingerprint_in_any_run(tmp_path: Path) -> None:
     run, _ = begin(tmp_path, "a", "b")
-    assert find_image(tmp_path, "b") is None
-    Results(ImageRef("id b", "b"), run.run_id).save(run.folder_of(run.images[1]))
-    found = find_image(tmp_path, "b")
-    assert found
-    assert found[0] == run.folder_of(run.images[1])
+    assert finished_images(tmp_path) == {}
+    run.images[1].status = "published"
+    run.save()
+    assert finished_images(tmp_path) == {"b": run.folder_of(run.images[1])}
+
+
+def test_a_folder_of_the_user_is_never_taken_for_a_run(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "images").mkdir(parents=True)
+    (mine / "images/slide.tif").write_text("precious")
+    for resume in (True, False):
+        with pytest.raises(UsageError, match="holds no run"):
+            begin(tmp_path, "a", out=mine, resume=resume)
+    assert (mine / "images/slide.tif").read_text() == "precious"
+
+
+def test_restart_removes_what_the_run_made_and_nothing_else(tmp_path: Path) -> None:
+    run, _ = begin(tmp_path, "a", out=tmp_path / "mine")
+    run.folder_of(run.images[0]).mkdir(parents=True)
+    (run.path / "images/notes.txt").write_text("mine")
+    (run.path / "cells.csv").write_text("old")
+    begin(tmp_path, "b", out=run.path, resume=False)
+    assert (run.path / "images/notes.txt").exists()
+    assert not run.folder_of(run.images[0]).exists()
+    assert not (run.path / "cells.csv").exists()
+
+
+def test_restart_leaves_a_run_alone_that_is_being_worked_on(tmp_path: Path) -> None:
+    run, _ = begin(tmp_path, "a", out=tmp_path / "mine")
+    (run.path / "cells.csv").write_text("wanted")
+    with run.locked(), pytest.raises(Locked):
+        begin(tmp_path, "b", out=run.path, resume=False)
+    assert (run.path / "cells.csv").exists()
+    assert Run.load(run.path).images[0].name == "a"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": [{"id": "1", "name": "a", "fingerprint": "a", "folder": "../../victim"}]},
+        {"images": [{"id": "1", "name": "a", "fingerprint": "a", "folder": "/victim"}]},
+        {"images": [{"id": "1", "name": "a", "fingerprint": "a", "folder": 5}]},
+        {"images": [{"id": "1", "name": "a", "fingerprint": "a", "folder": "0001-a", "counts": None}]},
+        {"images": 2 * [{"id": "1", "name": "a", "fingerprint": "a", "folder": "0001-a"}]},
+        {"images": [{"id": "1", "name": "a", "fingerprint": "a", "folder": "0001-a", "status": "done?"}]},
+        {"address": 5},
+        {"strange": "field"},
+        {"mxbridge": 2},
+    ],
+    ids=str,
+)
+def test_hostile_records_are_refused(tmp_path: Path, change: dict) -> None:
+    run, _ = begin(tmp_path, "a")
+    record = run.path / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | change))
+    with pytest.raises(BrokenFile, match="is not the record of a run"):
+        Run.load(run.path)
+
+
+@pytest.mark.parametrize("text", ["null", '"x"', "[" * 100_000, "{", "\x00", "[]"])
+def test_records_that_are_no_records_are_refused_and_passed_over(tmp_path: Path, text: str) -> None:
+    run, _ = begin(tmp_path, "a")
+    (run.path / "run.json").write_text(text)
+    with pytest.raises(BrokenFile):
+        Run.load(run.path)
+    assert list(all_runs(tmp_path)) == []
+
+
+def test_a_run_inside_a_project_belongs_to_it_wherever_both_move(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / "p.qpproj").write_text("{}")
+    with open_run(
+        old / "mxbridge-runs", None, records("a"), resume=True, task="score", address=str(old / "p.qpproj")
+    ) as (run, _):
+        assert run.place == str(old / "p.qpproj")
+    shutil.copytree(old, new)
+    assert Run.load(new / "mxbridge-runs" / run.path.name).place == str(new / "p.qpproj")
+    shutil.move(run.path, tmp_path / run.path.name)
+    assert Run.load(tmp_path / run.path.name).place == str(old / "p.qpproj")
 
 
 def test_broken_and_missing_records(tmp_path: Path) -> None:
@@ -97,8 +177,10 @@ def test_results_survive_the_trip_to_disk(tmp_path: Path) -> None:
         measurements=(Measurement("Nimbus: CD3", np.array([0.25, np.nan], np.float32), "k1"),),
         class_changes=ClassChanges(("Tumor: CD3", None), ("Tumor", None), "k2"),
         objects=(NewObject("annotation", "o", [[(0.0, 1.0), (2.0, 3.0), (4.0, 0.5)]], "k3", measurements={"m": 1.5}),),
-        derived=(DerivedImage(Path("x.zarr"), ("CD3 (Nimbus)",), "k4"),),
+        derived=(DerivedImage("x.zarr", ("CD3 (Nimbus)",), "k4"),),
         provenance={"task": "score"},
+        fingerprint="f",
+        summary={"counts": {"cells": 2}},
     )
     results.save(tmp_path / "r")
     loaded = Results.load(tmp_path / "r")
@@ -109,9 +191,19 @@ def test_results_survive_the_trip_to_disk(tmp_path: Path) -> None:
     assert loaded.derived == results.derived
     assert [tuple(map(tuple, r)) for r in loaded.objects[0].rings] == [tuple(r) for r in results.objects[0].rings]
     assert loaded.result_keys == ("k1", "k2", "k3", "k4")
-    (tmp_path / "r/values.npz").write_bytes(b"PK\x03\x04 truncated")
-    with pytest.raises(BrokenFile, match="not a saved result"):
-        Results.load(tmp_path / "r")
+    assert (loaded.fingerprint, loaded.summary) == ("f", {"counts": {"cells": 2}})
+    whole = (tmp_path / "r/values.npz").read_bytes()
+    for position in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x55
+        (tmp_path / "r/values.npz").write_bytes(damaged)
+        with suppress(BrokenFile):  # never another value, never another error
+            again = Results.load(tmp_path / "r")
+            np.testing.assert_array_equal(again.measurements[0].values, results.measurements[0].values)
+    for stub in (b"", b"PK\x03\x04 truncated", whole[:-30]):
+        (tmp_path / "r/values.npz").write_bytes(stub)
+        with pytest.raises(BrokenFile, match="not a saved result"):
+            Results.load(tmp_path / "r")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

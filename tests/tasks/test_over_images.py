@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Shelf(Workspace):
         held = self.held.get(results.image.id)
         return held is not None and np.array_equal(held.measurements[0].values, results.measurements[0].values)
 
-    def retract(self, ref: ImageRef, result_keys: Sequence[str]) -> Published:
+    def retract(self, ref: ImageRef, result_keys: Sequence[str], *, run_id: str | None = None) -> Published:
         return Published(ref, self.held.pop(ref.id, None) is not None, self.address)
 
     def check_writable(self) -> None:
@@ -90,7 +90,10 @@ class Doubling:
         return Outcome(Results(pulled.ref, run.run_id, ("c",), (Measurement("m", value, "k"),)), {"cells": 1})
 
     def finish(self, run: Run) -> None:
-        (run.path / "table.txt").write_text(" ".join(i.name for i in run.images if i.error is None))
+        (run.path / "table.txt").write_text(" ".join(i.name for i in run.images if i.status != "failed"))
+
+    def is_finished(self, run: Run) -> bool:
+        return (run.path / "table.txt").exists()
 
 
 class Heard(Progress):
@@ -193,6 +196,43 @@ def test_results_that_cannot_be_published_are_kept_for_later(tmp_path: Path) -> 
     go(shelf, task).raise_for_errors()
     assert task.computed == []
     assert set(shelf.held) == {"a"}
+
+
+def test_a_kill_after_the_results_are_saved_loses_no_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf(tmp_path, {"a": 1})
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mxbridge.tasks.over_images._remember", killed)
+    with pytest.raises(KeyboardInterrupt):
+        go(shelf, Doubling())
+    monkeypatch.undo()
+    task = Doubling()
+    finished = go(shelf, task)
+    assert task.computed == []
+    assert finished.run.images[0].counts == {"cells": 1}
+
+
+@pytest.mark.parametrize("file", ["results.json", "values.npz"])
+def test_damaged_results_are_computed_again(tmp_path: Path, file: str) -> None:
+    shelf, heard = Shelf(tmp_path, {"a": 1}), Heard()
+    run = go(shelf, Doubling()).run
+    (run.folder_of(run.images[0]) / file).write_bytes(b"damaged")
+    task = Doubling()
+    go(shelf, task, progress=heard).raise_for_errors()
+    assert task.computed == ["a"]
+    assert "computed again" in heard.warnings[0]
+
+
+def test_results_of_other_work_in_the_folder_are_not_believed(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, {"a": 1})
+    run = go(shelf, Doubling()).run
+    folder = run.folder_of(run.images[0])
+    replace(Results.load(folder), fingerprint="of something else").save(folder)
+    task = Doubling()
+    go(shelf, task)
+    assert task.computed == ["a"]
 
 
 def test_a_lost_publication_is_noticed_and_put_back(tmp_path: Path) -> None:
