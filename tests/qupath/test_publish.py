@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mxbridge.errors import BrokenFile, ChangedMeanwhile, InputError, OutputError
-from mxbridge.results import ImageRef, Measurement, Results
+from mxbridge.results import ClassChanges, ImageRef, Measurement, Results
 from mxbridge.workspaces.qupath import exchange
 from mxbridge.workspaces.qupath.classes import ClassList
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
@@ -191,6 +191,33 @@ def test_a_file_changed_while_we_worked_is_not_overwritten(workspace, monkeypatc
     assert not list(workspace.project.folder.rglob("*.mxbridge-part"))
 
 
+def test_what_could_not_be_written_is_never_taken_for_published(workspace, monkeypatch):
+    """A user's save that came between is theirs: nothing of it may be undone as if it were ours."""
+    path = data_file(workspace)
+    listed = workspace.project.folder / "classifiers" / "classes.json"
+    classes = listed.read_bytes()
+    cells = workspace.pull(fl(workspace)).cells.ids
+    real = exchange.unchanged
+
+    def meanwhile(target, seen):
+        if target == path:
+            tree = ImageDataFile.read(path)
+            tree.set_class([tree.get(i) for i in cells], "Ours", {"Ours": -1})
+            path.write_bytes(tree.to_bytes())
+        return real(target, seen)
+
+    monkeypatch.setattr(exchange, "unchanged", meanwhile)
+    with pytest.raises(ChangedMeanwhile):
+        workspace.publish(reclassed(workspace, cells, "Ours"))
+    monkeypatch.undo()
+    saved = path.read_bytes()
+    assert listed.read_bytes() == classes
+    assert workspace.published_keys(fl(workspace)) == ()
+    assert set(workspace.pull(fl(workspace)).cells.classes) == {"Ours"}
+    assert not workspace.retract(fl(workspace), ["key-class"]).changed
+    assert path.read_bytes() == saved
+
+
 def test_a_full_disk_changes_nothing_and_says_so(workspace, monkeypatch):
     import errno
     import os
@@ -249,6 +276,19 @@ def test_links_inside_data_are_not_written_through(workspace):
     with pytest.raises(OutputError, match="symbolic link"):
         workspace.publish(results)
     assert real.read_bytes() == before
+
+
+@pytest.mark.parametrize("folder", ["data", "data/2", "classifiers"])
+def test_linked_folders_are_not_written_through(workspace, folder):
+    place = workspace.project.folder / folder
+    real = place.rename(workspace.project.folder / "elsewhere")
+    place.symlink_to(real)
+    before = files_of(real)
+    results = reclassed(workspace, workspace.pull(fl(workspace)).cells.ids, "Ours")
+    with pytest.raises(OutputError, match="symbolic link"):
+        workspace.publish(results)
+    assert files_of(real) == before
+    assert workspace.published_keys(results.image) == ()
 
 
 def test_a_damaged_record_is_reported_never_forgotten(workspace):
@@ -326,6 +366,21 @@ def test_classes_keep_their_base_and_come_back(workspace):
     workspace.retract(results.image, ["key-class"])
     assert everything(path) == before
     assert "CD3: CD8x" not in ClassList(workspace.project.folder / "classifiers" / "classes.json").colors
+
+
+def test_a_listed_class_stays_while_another_image_has_it(workspace):
+    listed = workspace.project.folder / "classifiers" / "classes.json"
+    before = listed.read_bytes()
+    images = workspace.list()
+    for ref in images:
+        cells = workspace.pull(ref).cells
+        changes = ClassChanges(("Ours: New",) * len(cells.ids), cells.classes, "k")
+        assert workspace.publish(Results(ref, "r", cells.ids, class_changes=changes)).changed
+    for ref in images:
+        assert {"Ours", "Ours: New"} <= set(ClassList(listed).colors)
+        workspace.retract(ref, ["k"])
+    assert listed.read_bytes() == before
+    assert not list((workspace.project.folder / "mxbridge").rglob("*.json"))
 
 
 def test_a_class_a_user_gave_meanwhile_is_kept(workspace):

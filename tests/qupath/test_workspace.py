@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -24,6 +27,8 @@ from mxbridge.formats.ome_tiff import write_ome_tiff
 from mxbridge.image import Box, Channel
 from mxbridge.results import ImageRef
 from mxbridge.workspaces.qupath.pixels import uris_in
+from mxbridge.workspaces.qupath.qpdata import ImageDataFile, NewPathObject, NewROI
+from mxbridge.workspaces.qupath.uris import uri_of
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 
 from .conftest import FL, data_file, fl, truth_of
@@ -120,6 +125,19 @@ def test_other_kinds_of_cells(workspace):
     assert len(holed) == 1  # two parts, one of them with a hole
 
 
+@pytest.mark.parametrize("plane", [{"z": 1}, {"t": 2}])
+def test_cells_on_other_planes_are_left_out_and_said(workspace, plane):
+    path, cells = data_file(workspace), workspace.pull(fl(workspace)).cells
+    tree = ImageDataFile.read(path)
+    tree.add_object(
+        NewPathObject("cell", "11111111-2222-4333-8444-555555555555", NewROI.rectangle(0, 0, 9, 9, **plane))
+    )
+    path.write_bytes(tree.to_bytes())
+    pulled = workspace.pull(fl(workspace))
+    assert pulled.cells.ids == cells.ids
+    assert any("1 cells on other planes" in w for w in pulled.warnings)
+
+
 def test_an_image_without_data_has_no_cells(workspace):
     shutil.rmtree(data_file(workspace).parent)
     pulled = workspace.pull(fl(workspace))
@@ -188,6 +206,22 @@ def test_a_missing_image_says_where_it_was_looked_for_and_a_path_map_helps(proje
     assert caught.value.exit_code == 4
     mapped = QuPathWorkspace(project, path_maps=[f"/srv/golden/v0.6.0/images={elsewhere}"])
     assert mapped.pull(ImageRef(FL, "x")).image.files == (elsewhere / "fl_5ch.ome.tif",)
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_accents_may_be_stored_in_another_way_than_on_this_disk(project, stored):
+    name = unicodedata.normalize(stored, "Gewebe é ü.ome.tif")
+    on_disk = unicodedata.normalize({"NFC": "NFD", "NFD": "NFC"}[stored], name)
+    (project / "images" / "fl_5ch.ome.tif").rename(project / "images" / on_disk)
+
+    def renamed(document):
+        builder = entry_of(document)["serverBuilder"]
+        builder["uri"] = builder["uri"].replace("fl_5ch.ome.tif", uri_of(Path("/") / name)[len("file:/") :])
+        entry_of(document)["imageName"] = name
+
+    workspace = rewrite(project, renamed)
+    assert [ref.id for ref in workspace.list([on_disk])] == [FL]
+    assert workspace.pull(ImageRef(FL, "x")).image.files[0].name == on_disk
 
 
 def test_an_image_on_a_server_is_never_fetched(project):
@@ -309,6 +343,8 @@ def test_one_run_at_a_time(project):
             pass
         assert caught.value.exit_code == 7
         assert "waiting up to 0.3 s" in told[0]
+        with ThreadPoolExecutor(1) as pool, pytest.raises(Locked, match="another thread"):
+            pool.submit(first.locked().__enter__).result(30)
     with second.locked():
         pass
     assert not (project / "mxbridge" / ".lock-owner.json").exists()
@@ -364,6 +400,7 @@ def test_objects_of_before_0_4_are_read_and_not_written(shared, tmp_path):
     pulled = workspace.pull(ref, "annotations")
     assert pulled.cells.ids[0] == "#1"
     assert len(pulled.cells) == 19
+    assert any("nothing can be published on this image: it has data version 2" in w for w in pulled.warnings)
     results = Results(ref, "r", pulled.cells.ids, (Measurement("a", np.zeros(19, np.float32), "k"),))
     with pytest.raises(OutputError, match="data version 2"):
         workspace.publish(results)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mxbridge.errors import BrokenFile, OutputError
+from mxbridge.formats.atomic import output_error
 from mxbridge.workspaces.qupath.exchange import Seen, read_seen, replace_seen
 from mxbridge.workspaces.qupath.project import JSON_LIMIT, dump_json, parse_json
 from mxbridge.workspaces.qupath.qpdata import default_color
@@ -47,22 +48,29 @@ class ClassList:
         new = [n for n in dict.fromkeys(names) if n not in known]
         if new:
             colors = class_colors(new, known)
-            self._document["pathClasses"] += [{"name": n, "color": colors[n]} for n in new]
-            self._write()
+            self._write([*self._document["pathClasses"], *({"name": n, "color": colors[n]} for n in new)])
         return new
 
     def drop(self, names: Collection[str]) -> None:
         """Take listed classes out again."""
         kept = [i for i in self._document["pathClasses"] if i.get("name") not in names]
         if len(kept) != len(self._document["pathClasses"]):
-            self._document["pathClasses"] = kept
-            self._write()
+            self._write(kept)
 
-    def _write(self) -> None:
-        data = dump_json(self._document)
-        self.path.parent.mkdir(exist_ok=True)
+    def _write(self, items: list[dict[str, Any]]) -> None:
+        document = {**self._document, "pathClasses": items}
+        data = dump_json(document)
+        if self.path.parent.is_symlink():
+            raise OutputError(
+                f"{self.path.parent} is a symbolic link, perhaps to the classes of another project",
+                hint="mxbridge does not write through links inside a project; replace the link by a folder",
+            )
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise output_error(self.path, error) from error
         self._seen = replace_seen(self.path, data, self._seen, verify=self._verify, backup=self._before)
-        self._before = data
+        self._before, self._document = data, document
 
     def _verify(self, data: bytes) -> None:
         if dump_json(parse_json(data, self.path)) != data:

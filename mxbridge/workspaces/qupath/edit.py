@@ -24,6 +24,9 @@ from mxbridge.workspaces.qupath.qpdata.classes import SEPARATOR, class_color
 Had = NDArray[np.bool_]
 Values = NDArray[np.float64]
 
+_NOTHING = object()
+"""Not even 'no class', which is None."""
+
 
 @dataclass(frozen=True)
 class Edited:
@@ -124,13 +127,14 @@ def lost(tree: ImageDataFile, state: State) -> list[str]:
                 break
             missing.difference_update(cell.measurements)
         gone += [name for name in names if name in missing and cells]
+    shown = {cell: key for key, record in state.reclassed.items() for cell in record.ids}
     for key, record in state.reclassed.items():
         now = [
-            (index[i].class_name, old, new)
+            (new, index[i].class_name, state.original_class(i, index[i].class_name) == old)
             for i, old, new in zip(record.ids, record.old, record.new, strict=True)
-            if i in index
+            if i in index and shown[i] == key and new != old
         ]
-        if now and all(current == old != new for current, old, new in now):
+        if now and all(current != new and older for new, current, older in now):
             gone.append(f"classes of {key}")
     for key, record_of_objects in state.objects.items():
         if record_of_objects.ids and not any(i in index for i in record_of_objects.ids):
@@ -183,12 +187,22 @@ def restore_classes(
     known_colors: Mapping[str, int | None],
     only: Collection[str] | None = None,
 ) -> State:
-    """Give cells back the class they had, where they still have the one we gave them."""
+    """Take a result's classes off: what an earlier result gave shows again, else the class from before us.
+
+    Cells that have another class by now, a user's or that of a later result, keep it. only: restrict to these cells.
+    """
     record = state.reclassed[key]
+    place = list(state.reclassed).index(key)
+    given = [dict(zip(r.ids, r.new, strict=True)) for r in state.reclassed.values()]
     groups: dict[str | None, list[PathObject]] = {}
     for cell, old, new in zip(record.ids, record.old, record.new, strict=True):
-        if cell in index and index[cell].class_name == new and (only is None or cell in only):
-            groups.setdefault(old, []).append(index[cell])
+        if cell not in index or index[cell].class_name != new or (only is not None and cell not in only):
+            continue
+        if any(later.get(cell, _NOTHING) == new for later in given[place + 1 :]):
+            continue
+        back = next((earlier[cell] for earlier in reversed(given[:place]) if cell in earlier), old)
+        if back != new:
+            groups.setdefault(back, []).append(index[cell])
     _set_classes(tree, groups, {**known_colors, **record.colors})
     return replace(state, reclassed={k: r for k, r in state.reclassed.items() if k != key})
 
@@ -250,37 +264,45 @@ def _put_classes(
 ) -> tuple[State, int, list[str]]:
     """Returns the state, how many cells a user has classed otherwise meanwhile, and the classes given."""
     earlier = state.reclassed.get(changes.result_key)
-    ours = dict(zip(earlier.ids, zip(earlier.old, earlier.new, strict=True), strict=True)) if earlier else {}
-    leaving = set(ours) - set(results.cell_ids)
+    leaving = set(earlier.ids if earlier else ()) - set(results.cell_ids)
     if leaving:
         restore_classes(tree, state, changes.result_key, index, known_colors, only=leaving)
+    others = {k: r for k, r in state.reclassed.items() if k != changes.result_key}
+    below = {cell for record in others.values() for cell in record.ids}
     groups: dict[str | None, list[PathObject]] = {}
     recorded: list[tuple[str, str | None, str | None]] = []
-    colors = dict(earlier.colors) if earlier else {}
-    kept = 0
+    colors = {name: color for record in state.reclassed.values() for name, color in record.colors.items()}
+    kept, overruled = 0, set()
     for cell, name, base in zip(results.cell_ids, changes.names, changes.base_names, strict=True):
         current = index[cell].class_name
         if current not in (base, name) and state.original_class(cell, current) != base:
             kept += 1
             continue
-        old, new = ours.get(cell, (None, None))
-        unseen = base if current == name else current  # an equal class that no ledger knows may be ours all the same
-        before = old if cell in ours and current == new else unseen
+        if state.gave_class(cell, current):
+            old = state.original_class(cell, current)
+        else:  # an equal class that no ledger knows may be ours all the same
+            old = base if current == name else current
+            overruled.add(cell)
         if current != name:
             groups.setdefault(name, []).append(index[cell])
             _note_colors(index[cell], colors)
-        if before != name:
-            recorded.append((cell, before, name))
+        if old != name or (cell in below and cell not in overruled):
+            recorded.append((cell, old, name))
     _set_classes(tree, groups, known_colors)
-    record = Reclassed(
-        results.run_id,
-        tuple(r[0] for r in recorded),
-        tuple(r[1] for r in recorded),
-        tuple(r[2] for r in recorded),
-        colors,
-    )
+    cells, before, after = zip(*recorded, strict=True) if recorded else ((), (), ())
+    record = Reclassed(results.run_id, cells, before, after, colors)
     given = [name for name in dict.fromkeys(record.new) if name is not None]
-    return replace(state, reclassed={**state.reclassed, changes.result_key: record}), kept, given
+    others = {key: _but(other, overruled & below) for key, other in others.items()}
+    return replace(state, reclassed={**others, changes.result_key: record}), kept, given
+
+
+def _but(record: Reclassed, cells: Collection[str]) -> Reclassed:
+    """The record without cells that a user has classed otherwise since: its classes never show again there."""
+    if not cells:
+        return record
+    stay = [k for k, cell in enumerate(record.ids) if cell not in cells]
+    ids, old, new = (tuple(column[k] for k in stay) for column in (record.ids, record.old, record.new))
+    return replace(record, ids=ids, old=old, new=new)
 
 
 def _note_colors(cell: PathObject, colors: dict[str, int]) -> None:

@@ -113,10 +113,16 @@ def replace_seen(
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove the parts a killed run left in ``folder``. Call it only while holding the project's lock."""
-    left = sorted(folder.glob(f"*{PART_SUFFIX}")) if folder.is_dir() else []
-    for part in left:
-        part.unlink(missing_ok=True)
+    """Remove the parts a killed run left in ``folder``. Call it only while holding the project's lock.
+
+    Raises OutputError where they cannot be removed.
+    """
+    try:
+        left = sorted(p for p in folder.glob(f"*{PART_SUFFIX}") if not p.is_dir()) if folder.is_dir() else []
+        for part in left:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
     return left
 
 

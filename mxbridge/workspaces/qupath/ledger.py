@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,8 +45,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Reclassed:
-    """Cells whose class we changed under one result key: from ``old`` to ``new``, None being 'no class'.
+    """Cells to which one result key gave the class ``new``, None being 'no class'.
 
+    old: the class before any result of ours, whatever other results lie between. In ``State.reclassed`` the records stand
+    in the order of publication, so that the last one that names a cell is the one that shows.
     colors: signed ARGB of the old classes and those above them, which may be nowhere else once no cell has them.
     """
 
@@ -77,25 +80,26 @@ class State:
     def keys(self) -> set[str]:
         return {c.key for c in self.columns.values()} | set(self.reclassed) | set(self.objects)
 
+    def keys_of_run(self, run_id: str) -> set[str]:
+        """Result keys whose present results a run published."""
+        columns = {c.key for c in self.columns.values() if c.run_id == run_id}
+        return columns | {k for part in (self.reclassed, self.objects) for k, r in part.items() if r.run_id == run_id}
+
     def original_class(self, cell_id: str, current: str | None) -> str | None:
         """The class a cell had before us, or ``current`` where that is not ours."""
-        return self._seen_through.get((cell_id, current), current)
+        return self._originals.get((cell_id, current), current)
+
+    def gave_class(self, cell_id: str, current: str | None) -> bool:
+        """Whether one of our results gave a cell the class it has now."""
+        return (cell_id, current) in self._originals
 
     @cached_property
-    def _seen_through(self) -> dict[tuple[str, str | None], str | None]:
-        step = {
+    def _originals(self) -> dict[tuple[str, str | None], str | None]:
+        return {
             (cell, new): old
             for record in self.reclassed.values()
             for cell, old, new in zip(record.ids, record.old, record.new, strict=True)
         }
-        out = {}
-        for (cell, new), old in step.items():
-            for _ in self.reclassed:  # one result may have been published on top of another
-                if (cell, old) not in step:
-                    break
-                old = step[cell, old]
-            out[cell, new] = old
-        return out
 
 
 class Ledger:
@@ -150,7 +154,8 @@ class Ledger:
         keep = json.loads(self.path.read_text(encoding="utf-8"))["arrays"]["file"] if self.path.exists() else None
         for old in self.path.parent.glob(f"{self.path.stem}-*.npz"):
             if old.name != keep:
-                old.unlink(missing_ok=True)
+                with suppress(OSError):  # held open on Windows; the next publication tries again
+                    old.unlink(missing_ok=True)
 
     def _save(self, new: State | None, *, before: str | None, after: str | None) -> None:
         try:
@@ -176,6 +181,35 @@ class Ledger:
         document["arrays"] = {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         with write_atomically(self.path) as part:
             part.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class ToldClasses:
+    """What one ledger says about the project's class list. in_use: whether anything of ours is in its image.
+
+    names: classes given to cells. added: those that were not listed before.
+    """
+
+    path: Path
+    in_use: bool
+    names: frozenset[str]
+    added: frozenset[str]
+
+    @classmethod
+    def read(cls, path: Path) -> ToldClasses:
+        """From the JSON alone, which is quick however many cells there are. Raises BrokenFile."""
+        data, _ = read_seen(path, _LIMIT)
+        try:
+            document = json.loads(data)
+            states = [state for state in (document["state"], (document["journal"] or {}).get("state")) if state]
+            return cls(
+                path,
+                any(s["measurements"] or s["classes"] or s["objects"] for s in states),
+                frozenset(n for s in states for r in s["classes"].values() for n in r["names"] if n is not None),
+                frozenset(name for s in states for name in s["classes_added"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BrokenFile(path, f"mxbridge's own record of what it published is damaged ({error})") from error
 
 
 def values_sha(ids: Sequence[str], values: NDArray[np.floating]) -> str:

@@ -38,7 +38,7 @@ class ProjectLock:
 
         Raises Locked (with who holds it) after ``wait`` seconds, OutputError in a read-only project.
         """
-        if not self._threads.acquire(timeout=max(wait, 0.0) or -1):
+        if not self._threads.acquire(timeout=max(wait, 0.0)):
             raise Locked("another thread of this process is writing to the project")
         try:
             self._acquire(wait, told)

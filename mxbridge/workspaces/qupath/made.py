@@ -86,10 +86,10 @@ def put_objects(
         if identity not in deleted:
             tree.add_object(_spec(identity, made, known_colors))
     objects = {key: made for key, made in state.objects.items() if key not in keys}
+    ids: dict[str, list[str]] = {}
     for made in results.objects:
-        earlier = objects.get(made.result_key)
-        ids = (*(earlier.ids if earlier else ()), object_id(made.result_key, entry_id, made.key))
-        objects[made.result_key] = MadeObjects(results.run_id, ids)
+        ids.setdefault(made.result_key, []).append(object_id(made.result_key, entry_id, made.key))
+    objects |= {key: MadeObjects(results.run_id, tuple(of_key)) for key, of_key in ids.items()}
     notes = [f"{kept} objects were kept because they were edited in QuPath"] if kept else []
     notes += [f"{len(deleted)} objects stay deleted, as they were deleted in QuPath"] if deleted else []
     return replace(state, objects=objects), notes
@@ -98,10 +98,11 @@ def put_objects(
 def take_objects(tree: ImageDataFile, state: State, keys: Collection[str], entry_id: str) -> tuple[State, list[str]]:
     """Take the objects of ``keys`` out, but for those a user has edited."""
     ours = [o for o in tree.objects() if o.metadata.get(KEY) in keys and is_ours(o, entry_id)]
-    edited = [o for o in ours if is_edited(o)]
-    tree.remove_objects([o for o in ours if o not in edited])
+    whole = [o for o in ours if not is_edited(o)]
+    edited = len(ours) - len(whole)
+    tree.remove_objects(whole)
     objects = {key: made for key, made in state.objects.items() if key not in keys}
-    notes = [f"{len(edited)} objects were kept because they were edited in QuPath"] if edited else []
+    notes = [f"{edited} objects were kept because they were edited in QuPath"] if edited else []
     return replace(state, objects=objects), notes
 
 

@@ -167,11 +167,9 @@ class Project:
         )
         for place in places:
             here = uris.local(place)
-            try:
-                if here is not None and here.exists():
-                    return here
-            except OSError:
-                continue
+            found = uris.existing(here) if here is not None else None
+            if found is not None:
+                return found
         raise SourceError(
             "the image file was not found; looked for " + ", ".join(str(p) for p in places),
             hint="If it was moved, say from where to where: --path-map OLD=NEW",

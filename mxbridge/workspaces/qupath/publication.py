@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mxbridge.errors import OutputError
-from mxbridge.formats.atomic import write_atomically
+from mxbridge.errors import MxbridgeError, OutputError
+from mxbridge.formats.atomic import output_error, write_atomically
 from mxbridge.results import Results
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.classes import ClassList, class_colors
 from mxbridge.workspaces.qupath.exchange import BACKUP_SUFFIX, Seen, read_seen, replace_seen, sweep
-from mxbridge.workspaces.qupath.ledger import Ledger, same_result
+from mxbridge.workspaces.qupath.ledger import Ledger, ToldClasses, same_result
 from mxbridge.workspaces.qupath.project import Entry, Project, dump_json
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, new_image_data
 
@@ -65,8 +66,13 @@ class Publication:
 
         return self._run(change, classes)
 
-    def take(self, keys: Collection[str]) -> Outcome:
-        """Keys that are not there (any more) change nothing, so that an interrupted undo can be repeated."""
+    def take(self, keys: Collection[str], run_id: str | None = None) -> Outcome:
+        """Keys that are not there (any more) change nothing, so that an interrupted undo can be repeated.
+
+        run_id: leave what another run has published under these keys since.
+        """
+        if run_id is not None:
+            keys = set(keys) & self._ledger.state.keys_of_run(run_id)
         if not set(keys) & self._ledger.state.keys and not self._ledger.unfinished:
             return Outcome(False, ("nothing of this result is published here",))
         classes = self._classes()
@@ -101,15 +107,28 @@ class Publication:
         if not same_bytes:
             before = self._seen.sha256 if self._seen else None
             self._ledger.begin(state, before=before, after=hashlib.sha256(data).hexdigest())
-            classes.extend(listed)
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._seen = replace_seen(self._path, data, self._seen, verify=tree.verify, backup=self._backup())
+            try:
+                classes.extend(listed)
+                _make_folder(self._path.parent)
+                self._seen = replace_seen(self._path, data, self._seen, verify=tree.verify, backup=self._backup())
+            except MxbridgeError:
+                self._forget(data, classes, listed)
+                raise
         self._write_summary(tree)
         if forget_classes and not state.keys:
-            classes.drop(set(state.classes_added) - self._classes_of_others())
-            state = replace(state, classes_added=())
+            state = replace(state, classes_added=self._drop_classes(classes, state.classes_added))
         self._ledger.finish(state, self._seen.sha256 if self._seen else None)
         return Outcome(not same_bytes, edited.notes)
+
+    def _forget(self, data: bytes, classes: ClassList, listed: list[str]) -> None:
+        """Close the journal of a replacement that failed, or a user's next save would be taken for what was meant."""
+        with suppress(
+            MxbridgeError, OSError
+        ):  # then the journal stays, as after a kill; the first error is the one to tell
+            if self._path.exists() and self._path.read_bytes() == data:
+                return
+            classes.drop(listed)
+            self._ledger.finish(self._ledger.state, self._ledger.written_sha)
 
     def _tree(self) -> ImageDataFile:
         if self._before is not None:
@@ -132,15 +151,20 @@ class Publication:
     def _classes(self) -> ClassList:
         return ClassList(self._project.folder / "classifiers" / "classes.json")
 
-    def _classes_of_others(self) -> set[str]:
-        """Classes that publications on other images of the project brought in."""
-        found: set[str] = set()
-        for entry in self._project.entries:
-            if entry.id != self._entry.id and (self._published / f"{entry.id}.json").exists():
-                state = Ledger.open(self._published, entry.id, None).state
-                given = {n for record in state.reclassed.values() for n in record.new if n is not None}
-                found |= set(class_colors([*given, *state.classes_added], {}))
-        return found
+    def _drop_classes(self, classes: ClassList, added: tuple[str, ...]) -> tuple[str, ...]:
+        """Take what we added off the project's class list, except what other images still have; return these."""
+        others = [
+            ToldClasses.read(path)
+            for entry in self._project.entries
+            if entry.id != self._entry.id and (path := self._published / f"{entry.id}.json").exists()
+        ]
+        used = set(class_colors([name for o in others if o.in_use for name in (*o.names, *o.added)], {}))
+        left = [o for o in others if not o.in_use]  # of images that were retracted while others had their classes
+        classes.drop({*added, *(name for o in left for name in o.added)} - used)
+        for other in left:
+            if not other.added & used:
+                other.path.unlink(missing_ok=True)
+        return tuple(name for name in added if name in used)
 
     def _write_summary(self, tree: ImageDataFile) -> None:
         """``summary.json``: for people and other programs; QuPath rewrites it and never reads it."""
@@ -149,6 +173,13 @@ class Publication:
             return
         with write_atomically(path) as part:
             part.write_bytes(summary_json(tree, self._entry.builder, self._seen))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
 
 
 def read_data(path: Path) -> tuple[ImageDataFile, Seen]:

@@ -1,4 +1,4 @@
-"""Where an image of a project lies now: file URIs, moved projects and path maps. Pure functions; nothing is opened.
+"""Where an image of a project lies now: file URIs, moved projects and path maps. No file is opened.
 
 QuPath stores absolute file URIs. Java writes them as ``file:/a``, ``file:///a``, ``file:/C:/a``, ``file://server/share/a`` or
 ``file:////server/share/a``; all of them are understood on every system, because projects travel between systems.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from urllib.parse import quote, unquote_to_bytes
@@ -109,6 +111,22 @@ def candidates(
         places += [relative] if relative is not None else []
     places.append(stored)
     return list(dict.fromkeys(places))
+
+
+def existing(path: Path) -> Path | None:
+    """What lies at ``path``; accents may be composed or decomposed, which differs between systems, in any part of it."""
+    with suppress(OSError):
+        if path.exists():
+            return path
+        here = Path(path.anchor)
+        for part in path.parts[1:]:
+            spellings = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+            found = next((here / spelt for spelt in spellings if (here / spelt).exists()), None)
+            if found is None:
+                return None
+            here = found
+        return here
+    return None
 
 
 def relocated(stored: PurePath, old_folder: PurePath, new_folder: Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -109,7 +110,7 @@ class QuPathWorkspace(Workspace):
         found: dict[int, Entry] = {}
         for wanted in names:
             named = [e for e in entries if e.name == wanted] or [e for e in entries if str(e.id) == wanted]
-            named = named or [e for e in entries if e.name.casefold() == wanted.casefold()]
+            named = named or [e for e in entries if _loosely(e.name) == _loosely(wanted)]
             if not named:
                 raise UnknownName("image", wanted, [str(_ref(e)) for e in entries], where=str(self._project.path))
             found |= {e.id: e for e in named}
@@ -138,11 +139,11 @@ class QuPathWorkspace(Workspace):
         except (InputError, SourceError):
             return False
 
-    def retract(self, ref: ImageRef, result_keys: Sequence[str]) -> Published:
+    def retract(self, ref: ImageRef, result_keys: Sequence[str], *, run_id: str | None = None) -> Published:
         """Take results out again; keys that were never published here, or are out already, change nothing."""
         with self.locked(PUBLISHING_TAKES):
             project, entry = self._now(ref)
-            outcome = Publication(project, entry, self.own_folder).take(result_keys)
+            outcome = Publication(project, entry, self.own_folder).take(result_keys, run_id)
         return self._published(ref, entry, outcome.changed, outcome.notes)
 
     def published_keys(self, ref: ImageRef) -> tuple[str, ...]:
@@ -215,7 +216,9 @@ class QuPathWorkspace(Workspace):
         except InputError as error:
             error.message = f"{entry.name} ({path}): {error.message}"
             raise
-        if gone := edit.lost(tree, ledger.state):
+        if not tree.writable:
+            warnings.append(f"nothing can be published on this image: {tree.why_not_writable}")
+        elif gone := edit.lost(tree, ledger.state):
             warnings.append(
                 f"published earlier, but not there any more: {', '.join(gone[:10])}; "
                 "QuPath probably saved over it. `mxbridge publish RUN` repeats a publication"
@@ -225,6 +228,11 @@ class QuPathWorkspace(Workspace):
     def _published(self, ref: ImageRef, entry: Entry, changed: bool, notes: Sequence[str]) -> Published:
         where = str(self._project.data_path(entry.id))
         return Published(ref, changed, where, (*notes, RELOAD) if changed else tuple(notes))
+
+
+def _loosely(name: str) -> str:
+    """A name whatever its case and the way its accents are stored, which differs between systems."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _ref(entry: Entry) -> ImageRef:
