@@ -86,10 +86,6 @@ class Rings:
             out[filled] = np.column_stack([low[:, 1], low[:, 0], high[:, 1], high[:, 0]])
         return out
 
-    def areas(self) -> NDArray[np.float64]:
-        """``(objects,)`` polygon areas in px²: the largest ring minus the others it holds (holes), plus separate parts."""
-        return np.array([_area(self.rings_of(i)) for i in range(len(self))])
-
     def hash_into(self, digest: hashlib._Hash) -> None:
         for array in (self.xy, self.ring_starts, self.object_starts):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -254,24 +250,3 @@ def rasterise(rings: Rings, which: NDArray[np.int64], box: Box, shape: tuple[int
         painted = rasterize(shapes, out_shape=inside.shape, fill=0, dtype=np.int32)
         out[inside.y0 - box.y0 : inside.y1 - box.y0, inside.x0 - box.x0 : inside.x1 - box.x0] = painted
     return out
-
-
-def _area(rings: list[NDArray[np.float64]]) -> float:
-    """Even-odd area of rings that nest or lie apart but do not cross: a ring inside an odd number of others is a hole."""
-    total = 0.0
-    for i, ring in enumerate(rings):
-        if len(ring) < 3:
-            continue
-        x, y = ring[:, 0], ring[:, 1]
-        size = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
-        depth = sum(_contains(other, ring[0]) for j, other in enumerate(rings) if j != i and len(other) >= 3)
-        total += -size if depth % 2 else size
-    return float(total)
-
-
-def _contains(ring: NDArray[np.float64], point: NDArray[np.float64]) -> bool:
-    (x, y), nxt = ring.T, np.roll(ring, -1, axis=0)
-    crosses = (y > point[1]) != (nxt[:, 1] > point[1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        at = (nxt[:, 0] - x) * (point[1] - y) / (nxt[:, 1] - y) + x
-    return bool(np.count_nonzero(crosses & (point[0] < at)) % 2)

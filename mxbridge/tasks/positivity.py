@@ -16,6 +16,11 @@ SEPARATOR = ": "
 """Between the parts of a derived class, as QuPath writes it."""
 
 
+def class_part(marker: str) -> str:
+    """A marker as a part of a class name: QuPath keeps the colon for itself, so ``CD3:FITC`` becomes ``CD3-FITC``."""
+    return " ".join(marker.replace(":", "-").split()) or "?"
+
+
 def derived_classes(
     current: Sequence[str | None],
     positive: NDArray[np.bool_],
@@ -27,7 +32,8 @@ def derived_classes(
     current: class of each cell now, or None. positive: ``(markers, cells)``. markers: the names scored in this run.
     order: all marker names of the image in channel order; parts of a class that are among them count as marker calls.
     """
-    known = list(dict.fromkeys([*order, *markers]))
+    markers = [class_part(m) for m in markers]
+    known = list(dict.fromkeys([*(class_part(m) for m in order), *markers]))
     out: list[str | None] = []
     for cell, name in enumerate(current):
         parts = name.split(SEPARATOR) if name else []

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mxbridge.cells import BoxIndex, LabelCells, OutlineCells, Rings
 from mxbridge.errors import InputError
 from mxbridge.image import Box
+from tests.outlines import areas
 
 WHOLE = Box(0, 0, 40, 50)
 
@@ -37,13 +38,13 @@ def test_holes_are_not_cell() -> None:
     labels = ring.raster(WHOLE)
     assert labels.sum() == 100 - 16
     assert labels[5, 5] == 0
-    assert ring.outlines.areas()[0] == pytest.approx(84)
+    assert areas(ring.outlines)[0] == pytest.approx(84)
 
 
 def test_separate_parts_add_up() -> None:
     parts = outlines([square(0, 0, 4, 4), square(10, 10, 14, 12)])
     assert parts.raster(WHOLE).sum() == 24
-    assert parts.outlines.areas()[0] == pytest.approx(24)
+    assert areas(parts.outlines)[0] == pytest.approx(24)
 
 
 def test_the_later_cell_paints_over_the_earlier() -> None:

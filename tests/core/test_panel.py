@@ -25,10 +25,39 @@ CHANNELS = ("DAPI", "CD3", "Ki67", "AF", "Blank 2")
         ("Affibody", "marker"),
         ("DNAJB1", "marker"),
         ("HH3", "marker"),
+        ("Cycle1_DAPI", "counterstain"),
+        ("C1 DAPI", "counterstain"),
+        ("DAPI_cycle2", "counterstain"),
+        ("191Ir_DNA1", "counterstain"),
+        ("191Ir", "counterstain"),
+        ("Ir193Di", "counterstain"),
+        ("R2 DNA", "counterstain"),
+        ("Nuclear stain", "counterstain"),
+        ("AF", "autofluorescence"),
+        ("AF 2", "autofluorescence"),
+        ("Sample AF", "autofluorescence"),
+        ("Auto Fluorescence", "autofluorescence"),
+        ("Cycle 2 blank", "empty"),
+        ("AF488", "marker"),
+        ("AF-488", "marker"),
+        ("AF647-CD8", "marker"),
+        ("AF 555 PanCK", "marker"),
+        ("AF CD4", "marker"),
+        ("Alexa Fluor 488", "marker"),
+        ("DNA-PKcs", "marker"),
+        ("DNA methyltransferase", "marker"),
+        ("CD3 background", "marker"),
+        ("", "marker"),
     ],
 )
 def test_names_that_give_a_role_away(name: str, role: str) -> None:
     assert role_of(name) == role
+
+
+def test_an_alexa_fluor_channel_is_scored() -> None:
+    selection = select_markers(["Cycle1_DAPI", "AF647-CD8", "AF488", "Sample AF"])
+    assert selection.names == ("AF647-CD8", "AF488")
+    assert selection.left_out == {"Cycle1_DAPI": "counterstain", "Sample AF": "autofluorescence"}
 
 
 def test_without_a_panel_only_markers_are_taken_and_the_rest_is_named() -> None:
@@ -81,6 +110,15 @@ def test_broken_panels_say_where(tmp_path: Path, text: str, message: str) -> Non
 def test_no_panel_file(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no panel file"):
         read_panel(tmp_path / "nothing.csv")
+
+
+def test_a_panel_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(SourceError, match=r"panel\.csv: the panel cannot be read \(Permission denied\)"):
+        read_panel(tmp_path / "panel.csv")
 
 
 def test_two_channels_cannot_get_one_name(tmp_path: Path) -> None:

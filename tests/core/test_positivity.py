@@ -24,3 +24,9 @@ def test_a_rerun_replaces_its_own_calls() -> None:
     again = derived_classes(once, np.array([[False], [True]]), ["CD3", "CD8"], ORDER)
     assert again == ["Tumor: CD8"]
     assert base_classes(once, ["CD3", "CD8"]) == ["Tumor"]
+
+
+def test_a_colon_in_a_marker_makes_no_further_level() -> None:
+    assert derived_classes(["Tumor"], np.array([[True]]), ["CD3:FITC"], ["CD3:FITC"]) == ["Tumor: CD3-FITC"]
+    assert base_classes(["Tumor: CD3-FITC"], ["CD3:FITC"]) == ["Tumor"]
+    assert derived_classes([None], np.array([[True]]), ["Ch 1: CD3 "], []) == ["Ch 1- CD3"]

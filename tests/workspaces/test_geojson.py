@@ -25,6 +25,7 @@ from mxbridge.workspaces.geojson import (
     read_geojson,
     write_geojson,
 )
+from tests.outlines import areas
 
 SQUARE = [[1.0, 1.0], [1.0, 9.0], [9.0, 9.0], [9.0, 1.0], [1.0, 1.0]]
 HOLE = [[3.0, 3.0], [5.0, 3.0], [5.0, 5.0], [3.0, 5.0], [3.0, 3.0]]
@@ -155,9 +156,9 @@ def test_outlines_survive_with_holes_parts_and_nuclei(tmp_path_factory, data) ->
     after = cells_from_geojson(path, (60, 130))
     assert after.ids == ids and read_geojson(path)[0].measurements == {"score": 0.25}
     np.testing.assert_array_equal(after.raster(Box(0, 0, 60, 130)), before.raster(Box(0, 0, 60, 130)))
-    np.testing.assert_array_equal(after.outlines.areas(), outlines.areas())
+    np.testing.assert_array_equal(areas(after.outlines), areas(outlines))
     if any(nuclei):
-        np.testing.assert_array_equal(after.nuclei.areas(), before.nuclei.areas())
+        np.testing.assert_array_equal(areas(after.nuclei), areas(before.nuclei))
 
 
 def test_holes_go_to_the_part_that_holds_them() -> None:
@@ -234,10 +235,10 @@ def test_exports_of_real_qupath_equal_its_own_account(shared: Path, name: str) -
         roi = entry["roi"]
         assert item.geometry.plane == (roi["c"], roi["z"], roi["t"])
         if item.geometry.rings and not item.geometry.ellipse:
-            assert Rings.of([item.geometry.rings]).areas()[0] == pytest.approx(roi["area"], rel=0.01)
+            assert areas(Rings.of([item.geometry.rings]))[0] == pytest.approx(roi["area"], rel=0.01)
     assert kinds["cell"] == 200 and kinds["detection"] == 50
     cells = cells_from_geojson(golden / f"{name}.objects.geojson.gz", (512, 512))
-    assert len(cells) == 200 and np.count_nonzero(cells.nuclei.areas()) == 180
+    assert len(cells) == 200 and np.count_nonzero(areas(cells.nuclei)) == 180
 
 
 @pytest.mark.shared

@@ -17,8 +17,8 @@ from mxbridge.workspaces.qupath.javastream import JavaObject
 from mxbridge.workspaces.qupath.ledger import Ledger
 from mxbridge.workspaces.qupath.pixels import open_pixels
 from mxbridge.workspaces.qupath.project import Entry, Project
-from mxbridge.workspaces.qupath.publication import DATA_LIMIT
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
+from mxbridge.workspaces.qupath.qpdata.image_data import MAX_BYTES
 from mxbridge.workspaces.qupath.uris import PathMap
 from mxbridge.workspaces.qupath.workspace import OWN_FOLDER
 
@@ -106,7 +106,7 @@ def _check_entry(project: Project, entry: Entry, maps: Sequence[PathMap]) -> Ent
     path = project.data_path(entry.id)
     if path.exists():
         try:
-            data, seen = read_seen(path, DATA_LIMIT)
+            data, seen = read_seen(path, MAX_BYTES)
             tree = ImageDataFile(data, path)
             problems += _tree_problems(tree, data)
             if not tree.writable:

@@ -23,9 +23,7 @@ from mxbridge.workspaces.qupath.exchange import BACKUP_SUFFIX, Seen, read_seen, 
 from mxbridge.workspaces.qupath.ledger import Ledger, ToldClasses, same_result
 from mxbridge.workspaces.qupath.project import Entry, Project, dump_json
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, new_image_data
-
-DATA_LIMIT = 1 << 32
-"""Bytes; Java cannot serialise arrays that a larger file would need."""
+from mxbridge.workspaces.qupath.qpdata.image_data import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Publication:
         self._seen: Seen | None = None
         self._before: bytes | None = None
         if self._path.exists():
-            self._before, self._seen = read_seen(self._path, DATA_LIMIT)
+            self._before, self._seen = read_seen(self._path, MAX_BYTES)
         self._published = own_folder / "published"
         self._ledger = Ledger.open(self._published, entry.id, self._seen.sha256 if self._seen else None)
 
@@ -184,7 +182,7 @@ def _make_folder(folder: Path) -> None:
 
 def read_data(path: Path) -> tuple[ImageDataFile, Seen]:
     """A ``data.qpdata`` and what the file was when read. Raises SourceError, BrokenFile, Unsupported."""
-    data, seen = read_seen(path, DATA_LIMIT)
+    data, seen = read_seen(path, MAX_BYTES)
     return ImageDataFile(data, path), seen
 
 

@@ -21,15 +21,18 @@ def ring_area(ring: Ring) -> float:
 def nested_polygons(rings: Sequence[Ring]) -> list[list[Ring]]:
     """Outer ring and holes of each polygon. Rings may touch, not cross; a ring within an odd number of others is a hole.
 
-    Raises InputError where rings cross so that a hole has no outer ring. Whether a ring lies within another is asked of a point inside it, not of a corner: holes of pixel outlines touch the
-    outer ring at corners.
+    Whether a ring lies within another is asked of a point inside it, not of a corner: holes of pixel outlines touch the
+    outer ring at corners. Raises InputError where rings cross so that a hole has no outer ring.
     """
+    if len(rings) == 1:
+        return [[rings[0]]]
     areas = np.array([ring_area(ring) for ring in rings])
-    inside = [_inner_point(ring) for ring in rings]
-    around = [
-        [j for j in range(len(rings)) if areas[j] > areas[k] and _contains(rings[j], inside[k])]
-        for k in range(len(rings))
-    ]
+    low, high = (np.array([end(ring, axis=0) for ring in rings]) for end in (np.min, np.max))
+    around = []
+    for area, ring in zip(areas, rings, strict=True):
+        point = _inner_point(ring)
+        near = np.flatnonzero((areas > area) & (low < point).all(axis=1) & (high > point).all(axis=1))
+        around.append([int(j) for j in near if _contains(rings[j], point)])
     polygons = {k: [rings[k]] for k in range(len(rings)) if len(around[k]) % 2 == 0}
     for k, outer in enumerate(around):
         if len(outer) % 2:
