@@ -15,4 +15,7 @@ parser.add_argument("--size", type=int, default=1024, help="side of the scored f
 options = parser.parse_args()
 with tempfile.TemporaryDirectory(prefix="mxbridge-bench-") as scratch:
     figures = compare(score.cases(Path(scratch), options.size), options.runs)
-    print(table("mxbridge score", figures, options.runs))
+    print(table("mxbridge score, full-width network", figures, options.runs))
+    sizes = tuple(options.size * factor for factor in (2, 4, 8))
+    figures = compare(score.growing(Path(scratch), sizes), options.runs)
+    print(table("mxbridge score, growing fields", figures, options.runs))

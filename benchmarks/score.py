@@ -42,6 +42,17 @@ def prepare(folder: Path, size: int) -> tuple[Path, Path, Path]:
     return image, mask, weights
 
 
+def growing(folder: Path, sizes: tuple[int, ...]) -> list[Case]:
+    """The embedded network on ever larger fields: memory for pixels must not follow their size."""
+    out = []
+    for size in sizes:
+        image, mask, _ = prepare(folder, size)
+        command = [sys.executable, "-m", "mxbridge", "score", "--files", str(image), "--labels", str(mask)]
+        command += ["--model", "demo", "--no-tta", "--restart", "--quiet", "--out", str(folder / f"run{size}")]
+        out.append(Case(f"{size}², demonstration weights, no augmentation", command, None, {"OMP_NUM_THREADS": "1"}))
+    return out
+
+
 def cases(folder: Path, size: int) -> list[Case]:
     image, mask, weights = prepare(folder, size)
     command = [sys.executable, "-m", "mxbridge", "score", "--files", str(image), "--labels", str(mask)]

@@ -188,7 +188,7 @@ def _work(loop: _Loop) -> Finished:
             image.error, image.error_code = str(error), error.exit_code
             image.status = "computed" if image.counts and (run.folder_of(image) / RESULTS).is_file() else "failed"
             run.save()
-            loop.progress.warning(f"{image.name}: {error}")
+            loop.progress.warning(str(error) if image.name in str(error) else f"{image.name}: {error}")
     for note in loop.notes:
         loop.progress.note(note)
     if loop.computed or run.finished is None or not loop.task.is_finished(run):

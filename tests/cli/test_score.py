@@ -103,6 +103,7 @@ def test_undo_and_publish(mxbridge: Call, project: Path) -> None:
 def test_classes_of_a_rerun_replace_those_of_the_run_before(mxbridge: Call, project: Path) -> None:
     mxbridge("score", "--project", project, *FAST, "--set-class")
     assert {"CD3", "CD3: Ki67"} <= {c.class_name for c in cells_of(project)}
+    assert not (project.parent / "classifiers").exists()  # QuPath then offers its own classes
     mxbridge("score", "--project", project, *FAST, "--set-class", "--threshold", "0.999")
     assert {c.class_name for c in cells_of(project)} == {None}
 

@@ -38,6 +38,10 @@ class ClassList:
                     raise BrokenFile(path, f"class {item.get('name')!r} has no valid name and colour")
 
     @property
+    def exists(self) -> bool:
+        return self._seen is not None
+
+    @property
     def colors(self) -> dict[str, int | None]:
         """Full class name -> signed ARGB, or None where the file has no colour."""
         return {i["name"]: i.get("color") for i in self._document["pathClasses"] if i.get("name")}

@@ -99,7 +99,8 @@ class Publication:
         same_bytes = data == self._before
         if same_bytes and same_result(edited.state, self._ledger.state) and not self._ledger.unfinished:
             return Outcome(False, edited.notes)
-        listed = [n for n in class_colors(edited.new_classes, {}) if n not in classes.colors]
+        # a project without a list gets QuPath's own classes when it is opened; a list of ours alone would hide them
+        listed = [n for n in class_colors(edited.new_classes, {}) if n not in classes.colors] if classes.exists else []
         added = tuple(dict.fromkeys([*self._ledger.state.classes_added, *listed]))
         state = replace(edited.state, classes_added=added)
         if not same_bytes:
