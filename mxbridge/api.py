@@ -28,9 +28,9 @@ def score(
     workspace: Workspace | str | Path,
     model: Nimbus | str | Path,
     *,
-    images: Sequence[str] = (),
+    images: str | Sequence[str] = (),
     engine: Engine | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     publish: bool = True,
     resume: bool = True,
     progress: Progress = SILENT,
@@ -38,24 +38,32 @@ def score(
 ) -> Finished:
     """Score cells and publish the scores; ``options`` are those of :class:`mxbridge.tasks.score.ScoreOptions`.
 
-    Raises MxbridgeError, also when single images failed (the others are done then).
+    One name may stand for a list of ``images`` or ``markers``, and text for a path. Raises MxbridgeError, also when single
+    images failed (the others are done then).
     """
     if not isinstance(workspace, Workspace):
         workspace = open_workspace(workspace)
     if not isinstance(model, Nimbus):
         model = load_model(model)
     if "markers" in options:
-        options["markers"] = tuple(options["markers"])
+        options["markers"] = _names(options["markers"])
+    for option in ("panel", "normalization"):
+        if options.get(option) is not None:
+            options[option] = Path(options[option])
     finished = _score.score(
         workspace,
         model,
         engine or Engine(),
         _score.ScoreOptions(**options),
-        images=images,
-        out=out,
+        images=_names(images),
+        out=None if out is None else Path(out),
         publish=publish,
         resume=resume,
         progress=progress,
     )
     finished.raise_for_errors()
     return finished
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)

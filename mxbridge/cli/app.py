@@ -45,7 +45,10 @@ def root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the codes of ``mxbridge.errors``."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    console.prepare_streams()
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    console.finish_streams()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -62,12 +65,22 @@ def run(arguments: list[str]) -> int:
     except USAGE_ERRORS as error:
         error.show()
         return UsageError.exit_code
-    except BrokenPipeError:  # e.g. `mxbridge models list | head`
-        return 0
-    except Exception:
-        traceback.print_exc()
-        console.errors.print("This is a bug in mxbridge: please report it with the lines above.", style="red")
-        return 1
+    except SystemExit as stop:  # what click and rich make of a broken pipe
+        cause = stop.__context__ or stop
+        return 0 if _was_printing(cause) else _bug(cause)
+    except Exception as error:
+        return _bug(error)
+
+
+def _was_printing(error: BaseException) -> bool:
+    """Whether rich was writing a help text when its reader went away (``mxbridge --help | head -1``)."""
+    return any(f.f_globals.get("__name__") == "rich.console" for f, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _bug(error: BaseException) -> int:
+    traceback.print_exception(error)
+    console.errors.print("This is a bug in mxbridge: please report it with the lines above.", style="red")
+    return 1
 
 
 def _fail(error: MxbridgeError, debug: bool) -> int:

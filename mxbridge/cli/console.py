@@ -1,13 +1,18 @@
-"""What people and programs see: progress on stderr, results on stdout, errors in one line."""
+"""What people and programs see: progress on stderr, results on stdout, errors in one line.
+
+Whoever reads may go away (``| head``): what is written then goes nowhere, and the work goes on.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,8 +20,51 @@ from rich.table import Table
 
 from mxbridge.progress import Progress
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+
+class _Lasting(Console):
+    """A console that outlives its reader; rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        _write_nowhere(sys.stderr if self.stderr else sys.stdout)
+
+
+errors = _Lasting(stderr=True, highlight=False, soft_wrap=True)
+out = _Lasting(highlight=False, soft_wrap=True)
+
+
+def prepare_streams() -> None:
+    """Write what the encoding of a terminal or a pipe lacks as ``\\u65e5`` instead of failing (Windows' cp1252)."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def finish_streams() -> None:
+    """Write out what is waiting; the interpreter would complain when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with _whoever_listens(stream):
+                stream.flush()
+
+
+@contextmanager
+def _whoever_listens(stream: TextIO) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        _write_nowhere(stream)
+    except OSError:
+        if os.name != "nt":
+            raise
+        _write_nowhere(stream)  # what Windows says of a pipe without reader
+
+
+def _write_nowhere(stream: TextIO) -> None:
+    """From now on what is written to ``stream`` is lost, and so is what it still holds."""
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:  # noqa: PTH123 - no file
+        os.dup2(nowhere.fileno(), stream.fileno())
+        stream.flush()
 
 
 class TextProgress(Progress):
@@ -38,8 +86,7 @@ class TextProgress(Progress):
             return
         self._last = now
         if self._live:
-            sys.stderr.write(f"\r  {name} {done}/{total} \033[K")
-            sys.stderr.flush()
+            _tell(f"\r  {name} {done}/{total} \033[K")
             self._open_line = True
         elif self.verbose:
             self._line(f"  {name} {done}/{total}")
@@ -53,7 +100,7 @@ class TextProgress(Progress):
 
     def _line(self, text: str, style: str = "") -> None:
         if self._open_line:
-            sys.stderr.write("\r\033[K")
+            _tell("\r\033[K")
             self._open_line = False
         errors.print(escape(text), style=style or None)
 
@@ -75,7 +122,12 @@ class JsonProgress(Progress):
 
     @staticmethod
     def _event(event: str, **fields: Any) -> None:
-        sys.stderr.write(json.dumps({"event": event, **fields}, ensure_ascii=False) + "\n")
+        _tell(json.dumps({"event": event, **fields}) + "\n")
+
+
+def _tell(text: str) -> None:
+    with _whoever_listens(sys.stderr):
+        sys.stderr.write(text)
         sys.stderr.flush()
 
 
@@ -84,8 +136,10 @@ def make_progress(kind: str, *, quiet: bool, verbose: bool) -> Progress:
 
 
 def print_json(document: Any) -> None:
-    """The one JSON document a command answers with. NaN becomes null: JSON has no NaN."""
-    sys.stdout.write(json.dumps(_plain(document), indent=1, ensure_ascii=False) + "\n")
+    """The one JSON document a command answers with, in ASCII so that any encoding holds it. NaN becomes null: JSON has none."""
+    with _whoever_listens(sys.stdout):
+        sys.stdout.write(json.dumps(_plain(document), indent=1) + "\n")
+        sys.stdout.flush()
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -104,7 +158,7 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    if isinstance(value, float) and math.isnan(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, bool | int | float | str):
         return value

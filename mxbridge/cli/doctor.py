@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from mxbridge.cli import console, options
+from mxbridge.errors import InputError
 
 
 def doctor(json: options.Json = False) -> None:
@@ -19,5 +18,9 @@ def doctor(json: options.Json = False) -> None:
         for f in findings:
             hint = f"  {f.hint}" if f.hint else ""
             console.out.print(f"{marks[f.state]:3} {f.subject}: {f.finding}{hint}", markup=False)
-    if any(f.state == "broken" for f in findings):
-        raise typer.Exit(1)
+    broken = [f for f in findings if f.state == "broken"]
+    if broken:
+        raise InputError(
+            f"this installation is not whole: {', '.join(f.subject for f in broken)}",
+            hint=next((f.hint for f in broken if f.hint), "What is wrong with them is listed above"),
+        )

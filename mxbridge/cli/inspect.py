@@ -35,10 +35,11 @@ def inspect(
 
     seen = look(workspace, workspace.list(image or ()), panel=panel, cells=cells.value)
     if json:
-        console.print_json(seen)
-        return
-    for one in seen:
-        _say(one)
+        console.print_json(seen.images)
+    else:
+        for one in seen.images:
+            _say(one)
+    seen.raise_for_errors()
 
 
 def _say(one: dict[str, Any]) -> None:
@@ -50,6 +51,11 @@ def _say(one: dict[str, Any]) -> None:
     scale = "no pixel size (--um-per-px)" if one["um_per_px"] is None else f"{one['um_per_px']:g} µm/px"
     console.out.print(f"  {size}, {scale}\n  cells: {one['cells']}", markup=False)
     for channel in one["channels"]:
-        console.out.print(f"  {channel['index']:3}  {channel['name']}  ({channel['role']})", markup=False)
+        name = (
+            channel["name"] if channel["name"] == channel["channel"] else f"{channel['channel']} -> {channel['name']}"
+        )
+        left = "" if channel["scored"] else ", not scored"
+        left += "" if channel["why_not"] in (None, channel["role"]) else f": {channel['why_not']}"
+        console.out.print(f"  {channel['index']:3}  {name}  ({channel['role']}{left})", markup=False)
     for warning in one["warnings"]:
         console.out.print(f"  warning: {warning}", markup=False)

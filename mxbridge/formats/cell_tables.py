@@ -12,7 +12,7 @@ import pandas as pd
 
 from mxbridge.errors import InputError, UsageError
 from mxbridge.formats.atomic import write_atomically
-from mxbridge.formats.pixels import missing, reading
+from mxbridge.formats.pixels import looking, missing, reading
 
 STEM = "cells"
 SPATIAL = ("x_um", "y_um")
@@ -43,9 +43,10 @@ def read_cell_table(path: Path) -> pd.DataFrame:
 
     Of a CSV the columns ``image``, ``image_id`` and ``cell`` are text, whatever they look like.
     """
-    path = path / f"{STEM}.parquet" if path.is_dir() else path
-    if not path.is_file():
-        raise missing(path)
+    with looking(path):
+        path = path / f"{STEM}.parquet" if path.is_dir() else path
+        if not path.is_file():
+            raise missing(path)
     with reading(path):
         if path.suffix.lower() == ".parquet":
             return pd.read_parquet(path)

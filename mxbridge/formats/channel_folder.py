@@ -10,7 +10,8 @@ import numpy as np
 
 from mxbridge.errors import InputError, MxbridgeError
 from mxbridge.formats.atomic import PART_SUFFIX
-from mxbridge.formats.pixels import file_identity
+from mxbridge.formats.file_names import readable
+from mxbridge.formats.pixels import file_identity, looking
 from mxbridge.formats.tiff import image_stem, open_tiff
 from mxbridge.image import Channel, LocalImage
 
@@ -19,14 +20,15 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 
 def tiff_files(folder: Path) -> list[Path]:
     """TIFF files directly in a folder, in natural order (``c2`` before ``c10``); hidden and half-written ones are left out."""
-    found = [
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in TIFF_SUFFIXES
-        and not p.name.startswith(".")
-        and PART_SUFFIX not in p.name
-        and p.is_file()
-    ]
+    with looking(folder):
+        found = [
+            p
+            for p in folder.iterdir()
+            if p.suffix.lower() in TIFF_SUFFIXES
+            and not p.name.startswith(".")
+            and PART_SUFFIX not in p.name
+            and p.is_file()
+        ]
     return sorted(found, key=lambda p: natural(p.name))
 
 
@@ -104,7 +106,7 @@ def open_channel_folder(
 
 
 def _channel_name(file: Path, cut_at: str | None) -> str:
-    stem = image_stem(file)
+    stem = readable(image_stem(file))
     return (stem.split(cut_at)[0] or stem) if cut_at else stem
 
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 from mxbridge.cells import Cells, LabelCells
 from mxbridge.errors import InputError, Unsupported
 from mxbridge.formats.open_image import PICTURE_STARTS, open_image
-from mxbridge.formats.pixels import FromArray, file_identity, missing, reading
+from mxbridge.formats.pixels import FromArray, file_identity, looking, missing, reading
 from mxbridge.image import Box, LocalImage
 
 BLOCK = 2048
@@ -80,7 +80,8 @@ def _cells_plane(path: Path, shape: tuple[int, int], *, stretched: bool, plane: 
 
 def read_planes(path: Path, shape: tuple[int, int], *, plane: tuple[int, int] | None = None) -> LabelPlanes:
     """Open a mask file lazily and check its size. Raises InputError, Unsupported and what ``open_image`` raises."""
-    image = _open_mask(path, plane)
+    with looking(path):
+        image = _open_mask(path, plane)
     if image.shape != tuple(shape):
         raise InputError(
             f"{path}: the mask has {image.shape[1]} x {image.shape[0]} pixels (width x height), "

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mxbridge.errors import BrokenFile, InputError, Unsupported
+from mxbridge.errors import BrokenFile, InputError, SourceError, Unsupported
 from mxbridge.formats.ome_xml import um
 from mxbridge.formats.pixels import SEGMENT_LIMIT, Level, choose_plane, coarser_levels, missing, reading
 from mxbridge.formats.zarr_codecs import check_codecs
@@ -26,7 +26,11 @@ DEFAULT_AXES = ("t", "c", "z", "y", "x")
 
 
 def is_zarr(path: Path) -> bool:
-    return any((path / name).is_file() for name in ROOT_FILES)
+    """Whether a folder is a Zarr group or array. Raises SourceError for a folder that may not be looked into."""
+    try:
+        return any((path / name).is_file() for name in ROOT_FILES)
+    except PermissionError as error:
+        raise SourceError(f"{path}: no permission to look into it", hint="Ask its owner to let you") from error
 
 
 def open_ome_zarr(

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from mxbridge.errors import BrokenFile, Unsupported
-from mxbridge.formats.pixels import missing, reading
+from mxbridge.formats.pixels import looking, missing, reading
 from mxbridge.formats.tiff_structure import TIFF_STARTS
 from mxbridge.image import LocalImage
 
@@ -34,6 +34,11 @@ def open_image(
     there), BrokenFile (also later, while pixels are computed), Unsupported, InputError.
     """
     path = Path(path)
+    with looking(path):
+        return _open(path, name, series, plane)
+
+
+def _open(path: Path, name: str | None, series: int | None, plane: tuple[int, int] | None) -> LocalImage:
     if path.is_dir():
         return _open_folder(path, name, series, plane)
     if not path.exists():

@@ -154,12 +154,35 @@ def reading(path: Path) -> Iterator[None]:
         ) from error  # fmt: skip
 
 
+@contextmanager
+def looking(path: Path) -> Iterator[None]:
+    """Turn what the system says against looking at ``path`` (no permission, a lost network drive) into one line."""
+    try:
+        yield
+    except OSError as error:
+        where = Path(error.filename if isinstance(error.filename, str) else path)
+        if isinstance(error, FileNotFoundError):
+            raise missing(where) from error
+        if isinstance(error, PermissionError):
+            raise SourceError(f"{where}: no permission to read it", hint="Ask its owner to let you") from error
+        raise SourceError(
+            f"{where}: cannot be read ({error.strerror or error})", hint="Is the drive connected?"
+        ) from error
+
+
 def missing(path: Path) -> SourceError:
     """The error for a path where nothing lies, naming how far the path does exist."""
     path = path.absolute()
-    upward = next((p for p in path.parents if p.exists()), path.anchor)
+    upward = next((p for p in path.parents if _exists(p)), path.anchor)
     where = "" if upward == path.parent else f" (there is no {path.relative_to(upward).parts[0]!r} in {upward})"
     return SourceError(f"{path}: no such file or folder{where}", hint="Check the path; is the drive connected?")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder that may not be looked into may have it
+        return False
 
 
 def _short(error: BaseException) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
 from mxbridge.cells import Cells, LabelCells
-from mxbridge.errors import OutputError, UnknownName, UsageError
+from mxbridge.errors import UnknownName, UsageError
+from mxbridge.formats.file_names import readable
 from mxbridge.formats.labels import is_geojson, looks_stretched, open_labels
 from mxbridge.formats.ome_zarr import is_zarr, label_image_path, label_names
 from mxbridge.formats.open_image import open_image
+from mxbridge.formats.pixels import looking
 from mxbridge.results import ImageRef, Results
 from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
 from mxbridge.workspaces.found_images import Found, find_images, find_masks, match_masks
@@ -30,7 +33,7 @@ class FilesWorkspace(Workspace):
     um_per_px: pixel size that replaces what the files say. stretched_labels: undo CellProfiler's 16-bit stretching.
     plane: (z, t) of stacks. runs_home: where run folders go (default: ``mxbridge-runs`` in the current folder).
 
-    An image's id is its absolute path. Raises SourceError, InputError when paths or masks do not work out.
+    An image's id is its absolute path (bytes that are no text as ``\\xff``). Raises SourceError, InputError when paths or masks do not work out.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class FilesWorkspace(Workspace):
             raise UsageError("no image files were named", hint="Give them with --files PATH")
         self._um_per_px, self._stretched, self._plane = um_per_px, stretched_labels, plane
         self._runs_home = Path(runs_home) if runs_home is not None else Path.cwd() / "mxbridge-runs"
-        self.address = "files:" + os.pathsep.join(str(Path(p).absolute()) for p in self._paths)
+        self.address = "files:" + os.pathsep.join(readable(str(Path(p).absolute())) for p in self._paths)
 
     @property
     def runs_home(self) -> Path:
@@ -56,14 +59,13 @@ class FilesWorkspace(Workspace):
 
     def list(self, names: Sequence[str] = ()) -> list[ImageRef]:
         """All images, or those called by name or by path. A name that several images share means all of them."""
-        found = list(self._images.values())
-        refs = [ImageRef(str(image.path), image.name) for image in found]
+        refs = [ImageRef(id_, image.name) for id_, image in self._images.items()]
         if not names:
             return refs
         chosen: dict[ImageRef, None] = {}
         for wanted in names:
-            path = str(Path(wanted).absolute())
-            fitting = [r for r in refs if r.id in (wanted, path)] or [r for r in refs if r.name == wanted]
+            name, path = readable(wanted), readable(str(Path(wanted).absolute()))
+            fitting = [r for r in refs if r.id in (name, path)] or [r for r in refs if r.name == name]
             if not fitting:
                 raise UnknownName("image", wanted, [r.name for r in refs])
             chosen.update(dict.fromkeys(fitting))
@@ -71,16 +73,18 @@ class FilesWorkspace(Workspace):
 
     def pull(self, ref: ImageRef, cells: CellKind = "cells") -> Pulled:
         """Open the image and its mask. ``annotations`` are only in GeoJSON; a mask holds cells, whatever they are called."""
-        found = self._images.get(Path(ref.id))
+        found = self._images.get(ref.id)
         if found is None:
             raise UnknownName("image", ref.name, [image.name for image in self._images.values()])
-        image = open_image(found.path, name=found.name, plane=self._plane)
-        if self._um_per_px is not None:
-            image = image.with_pixel_size(self._um_per_px)
-        notes = [found.note] if found.note else []
-        masks, remarks = self._masks
-        pulled_cells, cell_notes = self._cells(found, masks.get(found.path), image.shape, cells)
-        return Pulled(ref, image, pulled_cells, (*notes, *remarks, *cell_notes))
+        with looking(found.path):
+            image = open_image(found.path, name=found.name, plane=self._plane)
+            if self._um_per_px is not None:
+                image = image.with_pixel_size(self._um_per_px)
+            notes = [found.note] if found.note else []
+            masks, remarks = self._masks
+            pulled_cells, cell_notes = self._cells(found, masks.get(found.path), image.shape, cells)
+        image = replace(image, warnings=tuple(map(readable, image.warnings)))
+        return Pulled(ref, image, pulled_cells, tuple(map(readable, (*notes, *remarks, *cell_notes))))
 
     def publish(self, results: Results) -> Published:
         """Nothing to do: the tables and maps of the run folder are the publication."""
@@ -89,25 +93,20 @@ class FilesWorkspace(Workspace):
     def holds(self, results: Results) -> bool:
         return True
 
-    def retract(self, ref: ImageRef, result_keys: Sequence[str]) -> Published:
+    def retract(self, ref: ImageRef, result_keys: Sequence[str], *, run_id: str | None = None) -> Published:
         raise UsageError(
             f"{ref.name}: nothing to undo, the results of image files are in the run folder only",
             hint="Remove the run folder to undo the run",
         )
 
     def check_writable(self) -> None:
-        folder = self._runs_home
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(
-                f"{folder}: no permission to write run folders here", hint="Give another place with --out"
-            )
+        """Nothing is written beside the images; whether the run folder can be made shows when it is made, at the start."""
 
     @cached_property
-    def _images(self) -> dict[Path, Found]:
+    def _images(self) -> dict[str, Found]:
+        """By id."""
         masks = find_masks(self._label_paths) if self._label_paths else []
-        return {image.path: image for image in find_images(self._paths, masks)}
+        return {readable(str(image.path)): image for image in find_images(self._paths, masks)}
 
     @cached_property
     def _masks(self) -> tuple[dict[Path, Path], list[str]]:
@@ -138,5 +137,6 @@ class FilesWorkspace(Workspace):
 
 def _listed(paths: Paths) -> list[str | PathLike[str]]:
     if isinstance(paths, str):
-        return [p for p in paths.split(os.pathsep) if p] if not Path(paths).exists() else [paths]
+        there = os.path.exists(paths)  # noqa: PTH110 - unlike Path.exists, never raises
+        return [paths] if there else [p for p in paths.split(os.pathsep) if p]
     return [paths] if isinstance(paths, PathLike) else list(paths)

@@ -11,18 +11,21 @@ from pathlib import Path
 from mxbridge.errors import InputError
 from mxbridge.formats.atomic import PART_SUFFIX
 from mxbridge.formats.channel_folder import TIFF_SUFFIXES, is_channel_folder, natural, tiff_files
+from mxbridge.formats.file_names import on_disk, readable
 from mxbridge.formats.ome_zarr import is_derived, is_zarr, zarr_stem
-from mxbridge.formats.pixels import missing
+from mxbridge.formats.pixels import looking, missing
 from mxbridge.formats.tiff import image_stem
 
 IMAGE_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg", ".qptiff", ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif")
 MASK_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".geojson", ".geojson.gz")
 OWN_FOLDERS = ("mxbridge-runs",)
+SYSTEM_FOLDERS = ("lost+found", "$RECYCLE.BIN", "System Volume Information")
+"""Folders of the system at the root of a drive, which nobody may look into."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """An image at ``path`` and, where it is not plain, how it was taken."""
+    """An image at ``path`` and, where it is not plain, how it was taken. The name is text that can be written anywhere."""
 
     path: Path
     name: str
@@ -39,13 +42,14 @@ def find_images(paths: Iterable[str | Path], masks: Iterable[Path] = ()) -> list
     left_out = {m.resolve() for m in masks}
     found: dict[Path, Found] = {}
     for named in paths:
-        one_by_one = Path(named).expanduser().exists()
-        for path in expand(named):
-            if not one_by_one and path.is_file() and not path.name.lower().endswith(IMAGE_SUFFIXES):
-                continue  # a glob means the images it matches; tables beside them are none
-            for image in _images_at(path):
-                if image.path not in left_out or (one_by_one and path.resolve() == image.path):
-                    found.setdefault(image.path, image)
+        with looking(Path(named)):
+            one_by_one = _place(named) is not None
+            for path in expand(named):
+                if not one_by_one and path.is_file() and not path.name.lower().endswith(IMAGE_SUFFIXES):
+                    continue  # a glob means the images it matches; tables beside them are none
+                for image in _images_at(path):
+                    if image.path not in left_out or (one_by_one and path.resolve() == image.path):
+                        found.setdefault(image.path, image)
     if not found:
         raise InputError(
             f"no image in {', '.join(str(p) for p in paths)}", hint="Name image files, or a folder of them"
@@ -54,17 +58,45 @@ def find_images(paths: Iterable[str | Path], masks: Iterable[Path] = ()) -> list
 
 
 def expand(named: str | Path) -> list[Path]:
-    """The paths a name stands for: itself, or what a glob matches (``**`` included). Raises SourceError for nothing."""
-    path = Path(named).expanduser()
-    if path.exists():
-        return [path]
+    """The paths a name stands for: itself, or what a glob matches (``**`` included).
+
+    Raises SourceError for nothing and for what may not be read, InputError for a glob that matches nothing.
+    """
+    with looking(Path(named)):
+        place = _place(named)
+    if place is not None:
+        return [place]
+    path = _from_home(named)
     if not glob.has_magic(str(named)):
         raise missing(path)
     matched = [Path(p) for p in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - absolute patterns as well
     kept = sorted((p for p in matched if not _own(p)), key=lambda p: natural(str(p)))
     if not kept:
+        _check_readable(path)
         raise InputError(f"nothing matches {named}", hint="Quote the pattern and check it with ls")
     return kept
+
+
+def _place(named: str | Path) -> Path | None:
+    """The path that is called so, also by the readable form of its name; None where nothing is."""
+    here = _from_home(named)
+    return next((p for p in (here, Path(on_disk(str(here)))) if p.exists()), None)
+
+
+def _from_home(named: str | Path) -> Path:
+    try:
+        return Path(named).expanduser()
+    except RuntimeError:  # ~ of somebody who has no home
+        return Path(named)
+
+
+def _check_readable(pattern: Path) -> None:
+    """Raise SourceError when a pattern matches nothing because a folder on its way may not be read: glob passes that over."""
+    for above in reversed(pattern.parents):
+        for folder in glob.glob(str(above)) if glob.has_magic(str(above)) else [above]:  # noqa: PTH207
+            with looking(Path(folder)):
+                if Path(folder).is_dir():
+                    next(Path(folder).iterdir(), None)
 
 
 def find_masks(paths: Iterable[str | Path]) -> list[Path]:
@@ -72,15 +104,18 @@ def find_masks(paths: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for named in paths:
         for path in expand(named):
-            if path.is_dir() and not is_zarr(path):
-                inside = [p for p in path.iterdir() if p.name.lower().endswith(MASK_SUFFIXES) or is_zarr(p)]
-                inside = sorted((p for p in inside if not _own(p)), key=lambda p: natural(p.name))
-                if not inside:
-                    raise InputError(f"no mask in {path}", hint="Masks are TIFF, PNG, OME-Zarr or GeoJSON")
-                found.update(dict.fromkeys(p.resolve() for p in inside))
-            else:
-                found[path.resolve()] = None
+            with looking(path):
+                inside = _masks_in(path) if path.is_dir() and not is_zarr(path) else [path]
+            if not inside:
+                raise InputError(f"no mask in {path}", hint="Masks are TIFF, PNG, OME-Zarr or GeoJSON")
+            found.update(dict.fromkeys(p.resolve() for p in inside))
     return list(found)
+
+
+def _masks_in(folder: Path) -> list[Path]:
+    inside = [p for p in folder.iterdir() if not _own(p)]
+    masks = [p for p in inside if p.name.lower().endswith(MASK_SUFFIXES) or is_zarr(p)]
+    return sorted(masks, key=lambda p: natural(p.name))
 
 
 def match_masks(images: Sequence[Found], masks: Sequence[Path]) -> tuple[dict[Path, Path], list[str]]:
@@ -124,31 +159,35 @@ def match_masks(images: Sequence[Found], masks: Sequence[Path]) -> tuple[dict[Pa
 def _images_at(path: Path) -> list[Found]:
     resolved = path.resolve()
     if path.is_file():
-        return [Found(resolved, image_stem(path))]
+        return [Found(resolved, readable(image_stem(path)))]
     if is_zarr(path):
-        return [Found(resolved, zarr_stem(path))]
+        return [Found(resolved, readable(zarr_stem(path)))]
     if is_channel_folder(path):
         note = f"the {len(tiff_files(path))} TIFF files of {path.name} were taken as channels of one image"
-        return [Found(resolved, resolved.name, note)]
+        return [Found(resolved, readable(resolved.name), note)]
     inside = [p for p in path.iterdir() if not _own(p) and not p.name.startswith(".")]
     found = []
     for p in sorted(inside, key=lambda p: natural(p.name)):
         if p.is_file() and p.name.lower().endswith(IMAGE_SUFFIXES):
-            found.append(Found(p.resolve(), image_stem(p), f"{path.name} was taken as a folder of images"))
+            found.append(Found(p.resolve(), readable(image_stem(p)), f"{path.name} was taken as a folder of images"))
         elif p.is_dir() and is_zarr(p) and not is_derived(p):
-            found.append(Found(p.resolve(), zarr_stem(p)))
+            found.append(Found(p.resolve(), readable(zarr_stem(p))))
         elif p.is_dir() and not is_zarr(p) and is_channel_folder(p):
             found += _images_at(p)
     return found
 
 
 def _own(path: Path) -> bool:
-    """Whether mxbridge itself left this file or folder."""
-    return path.name.endswith(PART_SUFFIX) or any(part in OWN_FOLDERS for part in path.parts)
+    """Whether mxbridge itself, or the system, left this file or folder."""
+    return (
+        path.name.endswith(PART_SUFFIX)
+        or path.name in SYSTEM_FOLDERS
+        or any(part in OWN_FOLDERS for part in path.parts)
+    )
 
 
 def _owners(images: Sequence[Found], mask: Path) -> list[Found]:
-    stem = zarr_stem(mask) if mask.is_dir() else mask.name.split(".", maxsplit=1)[0]
+    stem = readable(zarr_stem(mask) if mask.is_dir() else mask.name.split(".", maxsplit=1)[0])
     naming = [i for i in images if _contains_name(stem, i.name)]
     if naming:
         longest = max(len(i.name) for i in naming)

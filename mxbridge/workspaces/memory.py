@@ -87,7 +87,7 @@ class MemoryWorkspace(Workspace):
     def holds(self, results: Results) -> bool:
         return any(_same(r, results) for r in self.published.get(results.image.id, []))
 
-    def retract(self, ref: ImageRef, result_keys: Sequence[str]) -> Published:
+    def retract(self, ref: ImageRef, result_keys: Sequence[str], *, run_id: str | None = None) -> Published:
         before = self.published.get(ref.id, [])
         kept = [r for r in before if not set(r.result_keys) & set(result_keys)]
         self.published[ref.id] = kept

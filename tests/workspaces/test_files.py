@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxbridge.cells import LabelCells, OutlineCells
-from mxbridge.errors import InputError, OutputError, SourceError, UnknownName, UsageError
+from mxbridge.errors import InputError, SourceError, UnknownName, UsageError
 from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
 from mxbridge.image import Box, Channel
 from mxbridge.results import ImageRef, Results
@@ -141,6 +145,108 @@ def test_nothing_there(tmp_path: Path) -> None:
         FilesWorkspace(tmp_path / "a.tif", tmp_path / "gone.tif").list()
 
 
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the privileges of root, whom no permission stops."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs Unix permissions")
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def locked() -> Iterator[Path]:
+    """A folder anybody may enter, with one inside that nobody may, and one whose files nobody may open."""
+    folder = Path(tempfile.mkdtemp()).resolve()  # pytest's own folders are closed to others
+    try:
+        for name in ("shut", "listed", "open"):
+            image(folder / name / "a.tif")
+            mask(folder / name / "a_mask.tif")
+        FilesWorkspace(folder / "shut").list()  # what is imported late must be there before privileges go
+        folder.chmod(0o755)
+        (folder / "shut").chmod(0o000)
+        (folder / "listed").chmod(0o444)
+        (folder / "open/a.tif").chmod(0o000)
+        yield folder
+    finally:
+        for name in ("shut", "listed"):
+            (folder / name).chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["shut", "shut/a.tif", "shut/*.tif", "*/a.tif", "listed", "listed/a.tif", "listed/*.tif", "open/a.tif", "."],
+)
+def test_what_may_not_be_read_is_named(locked: Path, named: str) -> None:
+    if named == "*/a.tif":
+        (locked / "open/a.tif").unlink()
+    with as_nobody(), pytest.raises(SourceError, match=r"no permission to (read|look into) it") as raised:
+        workspace = FilesWorkspace(str(locked / named))
+        for ref in workspace.list():
+            workspace.pull(ref)
+    assert str(locked) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("named", ["shut", "shut/a_mask.tif", "listed", "listed/a_mask.tif", "open/a.tif"])
+def test_masks_that_may_not_be_read_are_named(locked: Path, tmp_path: Path, named: str) -> None:
+    image(locked / "field.tif")
+    with as_nobody(), pytest.raises(SourceError, match="no permission"):
+        workspace = FilesWorkspace(locked / "field.tif", locked / named)
+        workspace.pull(workspace.list()[0])
+
+
+def test_a_drive_that_answers_with_errors_is_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image(tmp_path / "images/a.tif")
+    monkeypatch.setattr(
+        Path, "iterdir", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error", str(path)))
+    )
+    with pytest.raises(SourceError, match=r"images: cannot be read \(Input/output error\)"):
+        FilesWorkspace(tmp_path / "images").list()
+
+
+def test_the_system_s_own_folders_are_passed_over(tmp_path: Path) -> None:
+    image(tmp_path / "a.tif")
+    channel_folder(tmp_path / "lost+found")
+    assert names(FilesWorkspace(tmp_path)) == ["a"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """Everything handed on can be written to a file in UTF-8, and still finds the image."""
+    for name in (b"\xff.tif", b"a\xe4.tif"):
+        image(tmp_path / "images" / os.fsdecode(name))
+    mask(tmp_path / "masks" / os.fsdecode(b"\xff_mask.tif"))
+    mask(tmp_path / "masks" / os.fsdecode(b"a\xe4_mask.tif"), 2)
+    workspace = FilesWorkspace(tmp_path / "images", tmp_path / "masks")
+    refs = {ref.name: ref for ref in workspace.list()}
+    assert list(refs) == ["a\\xe4", "\\xff"]
+    for name, count in (("a\\xe4", 2), ("\\xff", 3)):
+        pulled = workspace.pull(refs[name])
+        assert pulled.cells is not None and len(pulled.cells) == count
+        assert pulled.image.levels[0].compute().shape == (3, *SHAPE)
+        for text in (refs[name].id, pulled.image.name, workspace.address, *pulled.all_warnings):
+            text.encode()
+        named = FilesWorkspace(refs[name].id)  # the id names the file, too
+        assert named.list() == [refs[name]]
+        open_workspace(named.address).pull(refs[name])
+    assert workspace.list([os.fsdecode(b"\xff")]) == workspace.list(["\\xff"]) == [refs["\\xff"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_channels_whose_files_are_no_text(tmp_path: Path) -> None:
+    image(tmp_path / "one" / os.fsdecode(b"CD3\xb5.tif"), 1)
+    image(tmp_path / "one" / "DAPI.tif", 1)
+    workspace = FilesWorkspace(tmp_path / "one")
+    assert workspace.pull(workspace.list()[0]).image.channel_names == ("CD3\\xb5", "DAPI")
+
+
 def found(*paths: str) -> list[Found]:
     return [Found(Path("/d") / p, Path(p).stem) for p in paths]
 
@@ -210,13 +316,10 @@ def test_results_stay_in_the_run_folder(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
 
-def test_runs_go_to_the_current_folder_and_must_be_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_go_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     image(tmp_path / "a.tif")
     assert FilesWorkspace("a.tif").runs_home == tmp_path / "mxbridge-runs"
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(OutputError, match="--out"):
-        FilesWorkspace("a.tif").check_writable()
 
 
 def test_the_address_opens_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
