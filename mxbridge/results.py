@@ -131,7 +131,7 @@ class Results:
             "summary": self.summary,
         }
         with write_atomically(folder / RESULTS) as part:
-            part.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+            part.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
 
     @classmethod
     def load(cls, folder: Path) -> Results:

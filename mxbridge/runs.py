@@ -39,7 +39,7 @@ RUNS = "mxbridge-runs"
 def digest(document: Any) -> str:
     """Hash of anything JSON can say, independent of the order of keys. 32 hexadecimal digits."""
     text = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def result_key(*, task: str, model: str, target: str, source: str) -> str:
@@ -151,7 +151,8 @@ class Run:
     def save(self) -> None:
         document = {"mxbridge": 1, **{k: v for k, v in asdict(self).items() if k != "path"}}
         with write_atomically(self.path / RECORD) as part:
-            part.write_text(json.dumps(document, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
+            text = json.dumps(document, indent=1, ensure_ascii=False, default=str)
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")  # undecodable file names stay valid JSON
 
     def folder_of(self, image: ImageRecord) -> Path:
         return self.path / "images" / image.folder

@@ -181,5 +181,5 @@ def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: boo
     if not finished.computed and not finished.published and not finished.errors:
         console.out.print("Nothing to do: all of this was done before. --restart does it again.")
     console.out.print(f"Tables and settings: {run.path.resolve()}", markup=False)
-    if publish and not finished.errors:
-        console.out.print(f"The measurements are in {run.address.partition(':')[2] or run.address}", markup=False)
+    if publish and run.address.endswith(".qpproj") and not finished.errors:
+        console.out.print(f"The measurements are in {run.address}", markup=False)

@@ -69,6 +69,12 @@ def test_a_folder_that_holds_another_run_is_not_taken(tmp_path: Path) -> None:
     assert Run.load(run.path).images[0].name == "b"
 
 
+def test_file_names_that_are_no_text_can_be_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["mxbridge", "\udcff.tif"])
+    run, _ = begin(tmp_path, "\udcff.tif")
+    assert Run.load(run.path).command == ["mxbridge", "\udcff.tif"]
+
+
 def test_two_at_once_in_one_run_folder_are_told(tmp_path: Path) -> None:
     run, _ = begin(tmp_path, "a")
     with run.locked(), pytest.raises(Locked, match="another mxbridge"), Run.load(run.path).locked():
