@@ -5,19 +5,27 @@ What it costs does not depend on what the weights know, so random ones of the pu
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
-
-import numpy as np
-import tifffile
 
 from benchmarks.harness import Case
 
 SEED = 1234
 
 
-def prepare(folder: Path, size: int) -> tuple[Path, Path, Path]:
-    """Image (one marker, uint16), label mask of about 1,700 cells per 1024², and weights."""
+def inputs(folder: Path, size: int) -> tuple[Path, Path, Path]:
+    """Image (one marker, uint16), label mask of about 1,700 cells per 1024², and weights.
+
+    Made in a process of their own: a command's peak memory counts from the memory of the process that starts it.
+    """
+    subprocess.run([sys.executable, "-m", "benchmarks.score", str(folder), str(size)], check=True)
+    return folder / f"field{size}.ome.tif", folder / f"field{size}_mask.tif", folder / "random.pt"
+
+
+def make_inputs(folder: Path, size: int) -> None:
+    import numpy as np
+    import tifffile
     import torch
 
     from mxbridge.networks.residual_unet import ResidualUNet
@@ -39,14 +47,13 @@ def prepare(folder: Path, size: int) -> tuple[Path, Path, Path]:
     if not weights.exists():
         torch.manual_seed(SEED)
         torch.save(ResidualUNet(64, 5).state_dict(), weights)
-    return image, mask, weights
 
 
 def growing(folder: Path, sizes: tuple[int, ...]) -> list[Case]:
     """The embedded network on ever larger fields: memory for pixels must not follow their size."""
     out = []
     for size in sizes:
-        image, mask, _ = prepare(folder, size)
+        image, mask, _ = inputs(folder, size)
         command = [sys.executable, "-m", "mxbridge", "score", "--files", str(image), "--labels", str(mask)]
         command += ["--model", "demo", "--no-tta", "--restart", "--quiet", "--out", str(folder / f"run{size}")]
         out.append(Case(f"{size}², demonstration weights, no augmentation", command, None, {"OMP_NUM_THREADS": "1"}))
@@ -54,7 +61,7 @@ def growing(folder: Path, sizes: tuple[int, ...]) -> list[Case]:
 
 
 def cases(folder: Path, size: int) -> list[Case]:
-    image, mask, weights = prepare(folder, size)
+    image, mask, weights = inputs(folder, size)
     command = [sys.executable, "-m", "mxbridge", "score", "--files", str(image), "--labels", str(mask)]
     command += ["--model", str(weights), "--restart", "--quiet", "--out", str(folder / "run")]
     single = {"OMP_NUM_THREADS": "1"}
@@ -68,3 +75,7 @@ def cases(folder: Path, size: int) -> list[Case]:
             single,
         ),
     ]
+
+
+if __name__ == "__main__":
+    make_inputs(Path(sys.argv[1]), int(sys.argv[2]))
