@@ -35,8 +35,11 @@ def inner_mask(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 def marker_channel(raw: NDArray[Any], factor: float, device: torch.device | None = None) -> Tensor:
     """Stored numbers ``(..., y, x)`` -> float32 0..1: divided by ``factor`` and clipped; what is not finite becomes 0."""
-    if raw.dtype in (np.bool_, np.float64):  # booleans are no numbers to torch, and some devices lack float64
-        raw = raw.astype(np.float32)
+    if raw.dtype in (np.bool_, np.float64) or (device is not None and device.type not in ("cpu", "cuda")):
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and that becomes 0 below
+            raw = raw.astype(
+                np.float32
+            )  # booleans are no numbers to torch, some devices lack float64 and unsigned types
     pixels = torch.from_numpy(np.ascontiguousarray(raw)).to(device).to(torch.float32)
     if np.issubdtype(raw.dtype, np.floating):
         pixels = torch.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)

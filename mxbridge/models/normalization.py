@@ -109,8 +109,8 @@ def fit(
 ) -> Normalization:
     """Measure factors over all images: (id, image, channel index by marker), every pixel of full resolution, streaming.
 
-    A marker without any signal gets 1 and a flag; a factor of integer data is never below one count. Images may have
-    different markers. readers: threads. progress is called with (images done, images).
+    A marker without any signal gets 1 and a flag. Images may have different markers. readers: threads.
+    progress is called with (images done, images).
     """
     if not 0 < quantile <= 1:
         raise UsageError(f"a quantile of {quantile} is not possible", hint="Give a number above 0 and at most 1")
@@ -125,10 +125,9 @@ def fit(
             details[image_id][marker] = {"foreground_px": foreground.pixels}
             per_image[image_id][marker] = 1.0
             if foreground.pixels:
-                factor = _at_least_one_count(foreground.quantile, image.dtype)
                 details[image_id][marker]["quantile"] = foreground.quantile
-                per_image[image_id][marker] = factor
-                values[marker].append(factor)
+                per_image[image_id][marker] = foreground.quantile
+                values[marker].append(foreground.quantile)
                 pixels[marker] += foreground.pixels
         if progress is not None:
             progress(done, len(images))
@@ -140,10 +139,6 @@ def fit(
         flags={m: FEW_PIXELS if n else NO_SIGNAL for m, n in pixels.items() if n < FEW},
         details=details,
     )
-
-
-def _at_least_one_count(value: float, dtype: np.dtype[Any]) -> float:
-    return max(value, 1.0) if dtype.kind in "biu" else value
 
 
 def _factors(path: Path, entries: Mapping[str, Any]) -> dict[str, float]:

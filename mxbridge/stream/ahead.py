@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 def read_ahead(
     jobs: Iterable[Job], read: Callable[[Job], Item], *, workers: int, ahead: int
 ) -> Generator[Item, None, None]:
-    """``read`` of every job, in order, at most ``ahead`` of them under way or waiting.
+    """``read`` of every job, in order, at most ``ahead`` (one or more) under way or waiting while a result is worked on.
 
     An exception of ``read`` is raised when its turn comes. Closing the iterator ends the threads before it returns.
     """
@@ -26,7 +26,7 @@ def read_ahead(
     try:
         for job in jobs:
             waiting.append(pool.submit(read, job))
-            if len(waiting) >= max(1, ahead):
+            if len(waiting) > max(1, ahead):  # whoever takes the first works while ``ahead`` others are read
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

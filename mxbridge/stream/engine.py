@@ -183,7 +183,8 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """For run.json: what was chosen and what was reduced."""
-        name = torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else "cpu"
+        kind = self.torch_device.type
+        name = torch.cuda.get_device_name(self.torch_device) if kind == "cuda" else kind
         return {
             "device": str(self.torch_device),
             "device_name": name,

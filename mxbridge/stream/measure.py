@@ -46,10 +46,12 @@ class CellPixels:
 def cell_pixels(data: TileData, inner: NDArray[np.bool_], reader: TileReader) -> CellPixels:
     """Geometry of one tile. inner: the eroded mask ``(y, x)`` of ``data.label_box``."""
     labels, owned = data.owned_labels, data.owned
-    y, x = np.nonzero(labels)
-    cells, local = _compact(labels[y, x])
-    kept = inner[y + owned.y0 - data.label_box.y0, x + owned.x0 - data.label_box.x0]
-    full_y, full_x = y + owned.y0, x + owned.x0
+    inside = labels > 0
+    y, x = (axis.astype(np.int32) for axis in np.nonzero(inside))  # a tile of a finely sampled slide has many pixels
+    cells, local = _compact(labels[inside])
+    top, left = owned.y0 - data.label_box.y0, owned.x0 - data.label_box.x0
+    kept = inner[top : top + labels.shape[0], left : left + labels.shape[1]][inside]
+    full_y, full_x = y + np.int32(owned.y0), x + np.int32(owned.x0)
     height, width = reader.image.shape
     edge = (full_y == 0) | (full_x == 0) | (full_y == height - 1) | (full_x == width - 1)
     n = len(cells)
@@ -65,18 +67,14 @@ def cell_pixels(data: TileData, inner: NDArray[np.bool_], reader: TileReader) ->
     core = data.tile.core
     model_y = reader.field.y.model_pixel(owned.y0, owned.y1) - core.y0
     model_x = reader.field.x.model_pixel(owned.x0, owned.x1) - core.x0
-    level_y = reader.level_pixel(np.arange(owned.y0, owned.y1), 0) - data.level_box.y0
-    level_x = reader.level_pixel(np.arange(owned.x0, owned.x1), 1) - data.level_box.x0
+    level = data.level_box.shape
+    level_y = np.clip(reader.level_pixel(np.arange(owned.y0, owned.y1), 0) - data.level_box.y0, 0, level[0] - 1)
+    level_x = np.clip(reader.level_pixel(np.arange(owned.x0, owned.x1), 1) - data.level_box.x0, 0, level[1] - 1)
     return CellPixels(
         (cells - 1).astype(np.int32),
         shape,
-        _weights(local, model_y[y] * core.shape[1] + model_x[x], (n, core.shape[0] * core.shape[1])),
-        _weights(
-            local,
-            np.clip(level_y, 0, data.level_box.shape[0] - 1)[y] * data.level_box.shape[1]
-            + np.clip(level_x, 0, data.level_box.shape[1] - 1)[x],
-            (n, data.level_box.shape[0] * data.level_box.shape[1]),
-        ),
+        _weights(local, n, _places(model_y, model_x, core.shape, y, x), core.shape),
+        _weights(local, n, _places(level_y, level_x, level, y, x), level),
     )
 
 
@@ -201,16 +199,32 @@ class CellSums:
             at += (4 + 8 * SHAPE_ROWS) * n + 16 * markers + 8 * columns * n * markers
 
 
-def _compact(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _compact(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """``numpy.unique`` with the inverse, without sorting pixels. labels: positive."""
     if not len(labels):
-        return labels, np.zeros(0, np.int64)
+        return labels, np.zeros(0, np.int32)
     lowest = labels.min()
     present = np.bincount(labels - lowest) > 0
-    number = np.cumsum(present) - 1
+    number = np.cumsum(present, dtype=np.int32) - np.int32(1)
     return (np.flatnonzero(present) + lowest).astype(np.int32), number[labels - lowest]
 
 
-def _weights(local: NDArray[np.int64], at: NDArray[np.int64], shape: tuple[int, int]) -> sparse.csr_matrix:
-    """Sparse counts of pairs (cell, pixel)."""
-    return sparse.coo_matrix((np.ones(len(local)), (local, at)), shape=shape).tocsr()
+def _places(
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    shape: tuple[int, int],
+    y: NDArray[np.int32],
+    x: NDArray[np.int32],
+) -> NDArray[np.int32] | NDArray[np.int64]:
+    """Flat index, within ``shape``, of the pixel (rows[y], columns[x])."""
+    if shape[0] * shape[1] < 2**31:
+        return (rows * shape[1]).astype(np.int32)[y] + columns.astype(np.int32)[x]
+    return (rows * shape[1])[y] + columns[x]
+
+
+def _weights(
+    local: NDArray[np.int32], n: int, at: NDArray[np.int32] | NDArray[np.int64], shape: tuple[int, int]
+) -> sparse.csr_matrix:
+    """Sparse counts ``(n, pixels of shape)`` of pairs (cell, pixel); float32 on the way, which holds them exactly."""
+    pairs = sparse.coo_matrix((np.ones(len(local), np.float32), (local, at)), shape=(n, shape[0] * shape[1]))
+    return pairs.tocsr().astype(np.float64)

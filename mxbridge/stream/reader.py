@@ -15,8 +15,11 @@ from mxbridge.image import Box, LocalImage
 from mxbridge.stream.grid import Grid, Tile
 from mxbridge.stream.resample import Field, Scale, Taps, level_step
 
-QUEUE_BYTES = 512 * 1024**2
+QUEUE_BYTES = 1024**3
 """Decoded tiles waiting for the model take no more than this (but one is always read ahead)."""
+LABEL_BYTES = 24
+"""Kept of each full-resolution pixel of a waiting tile besides the raw numbers: label, eroded mask, weights of the cells
+(measured: 18 to 24)."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ class TileReader:
         """How many tiles may wait, so that they stay within QUEUE_BYTES."""
         pixels = self.grid.core + 2 * self.grid.halo
         source = self.image.levels[self.level].dtype.itemsize * len(self.channels)
-        per_model_pixel = source / _per_pixel(self.field, self.step) + 4 / _per_pixel(self.field, (1.0, 1.0))
+        per_model_pixel = source / _per_pixel(self.field, self.step)
+        per_model_pixel += LABEL_BYTES / _per_pixel(self.field, (1.0, 1.0))
         return int(min(2 * workers, max(1, QUEUE_BYTES // max(1.0, pixels**2 * per_model_pixel))))
 
 

@@ -18,7 +18,7 @@ from mxbridge.cells import LabelCells, OutlineCells, Rings
 from mxbridge.errors import NoPixelSize, OutputError, UsageError
 from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.models.nimbus import VIEWS, Nimbus
-from mxbridge.models.nimbus_input import inner_mask, whole_input
+from mxbridge.models.nimbus_input import inner_mask, marker_channel, whole_input
 from mxbridge.stream.engine import Engine
 
 NUMPY_VIEWS = [  # there, and back
@@ -202,6 +202,23 @@ def test_every_stored_type(dtype: object) -> None:
     found = score(model, raw.astype(dtype), labels, factors=[90.0])
     np.testing.assert_array_equal(found.score, expected.score)
     np.testing.assert_array_equal(found.intensity, expected.intensity)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64, np.float64, np.bool_])
+def test_only_types_that_a_device_knows_go_there(monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
+    """Some devices (mps) have no unsigned and no 64-bit types."""
+    raw, sent = np.arange(12).reshape(3, 4).astype(dtype), []
+    expected = marker_channel(raw, 5.0)
+    from_numpy = torch.from_numpy
+    monkeypatch.setattr(torch, "from_numpy", lambda array: sent.append(array.dtype) or from_numpy(array))
+    assert marker_channel(raw, 5.0, torch.device("meta")).dtype == torch.float32
+    assert sent == [np.float32]
+    assert torch.equal(marker_channel(raw, 5.0, torch.device("cpu")), expected)
+
+
+def test_numbers_beyond_float32_are_not_finite_to_the_model() -> None:
+    found = marker_channel(np.array([[1e300, -1e300, np.nan, 2.0]]), 4.0)
+    assert found.tolist() == [[0.0, 0.0, 0.0, 0.5]]
 
 
 def test_tiles_without_cells_are_skipped_and_counted() -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from nimbus_fields import assert_same, labels_of, narrow_model, noise, score
+from nimbus_fields import assert_same, cells_of, image_of, labels_of, narrow_model, noise, score
 
 from mxbridge.errors import Interrupted
 from mxbridge.models import nimbus
-from mxbridge.models.nimbus import VIEWS
+from mxbridge.models.nimbus import VIEWS, CellScores
+from mxbridge.stream.engine import Engine
 
 KILLED_RUN = """
 import os, sys, threading
@@ -80,6 +83,26 @@ def test_records_of_other_settings_are_not_taken_over(tmp_path: Path) -> None:
         found = score(model, raw, labels, work=tmp_path, progress=lambda d, t, done=done: done.append(d), **options)
         assert done[0] == 0
         assert_same(found, score(model, raw, labels, **options))
+
+
+@pytest.mark.parametrize("changed", ["weights", "cells", "pixels", "channels"])
+def test_records_of_other_inputs_are_not_taken_over(tmp_path: Path, changed: str) -> None:
+    model, other = narrow_model(depth=2), narrow_model(depth=2, seed=5 if changed == "weights" else 0)
+    labels, raw = labels_of(60, 60, seed=8), noise(1, 60, 60, seed=8)
+    score(model, raw, labels, work=tmp_path, tile=40)
+    if changed == "cells":
+        labels = np.ascontiguousarray(labels[::-1])  # as many cells, with the same names
+    image = image_of(np.concatenate([raw, raw[:, ::-1]]))
+    if changed == "pixels":
+        image = replace(image_of(raw[:, ::-1]), identity="other")
+    channels, done = [1 if changed == "channels" else 0], []
+
+    def run(**options) -> CellScores:
+        return other.score(image, cells_of(labels), channels, [2000.0], Engine(device="cpu", tile=40), **options)
+
+    found = run(work=tmp_path, progress=lambda d, t: done.append(d))
+    assert done[0] == 0
+    assert_same(found, run())
 
 
 @pytest.mark.slow

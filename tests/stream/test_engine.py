@@ -123,6 +123,14 @@ def test_bf16_is_tried_in_a_child_first(monkeypatch: pytest.MonkeyPatch) -> None
     assert Engine(device="cpu", precision="bf16").dtype == torch.bfloat16
 
 
+def test_a_run_on_another_kind_of_device_is_another_run() -> None:
+    """The name goes into the header of the records; a run begun on mps must not go on with records of the CPU."""
+    engine = Engine(device="cpu")
+    assert engine.describe()["device_name"] == "cpu"
+    engine.torch_device = torch.device("mps")
+    assert engine.describe()["device_name"] == "mps"
+
+
 def test_tiles_fit_the_network() -> None:
     with torch.device("meta"):
         published, narrow = ResidualUNet(64, 5), ResidualUNet(8, 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from contextlib import closing
 
 import dask.array as da
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from mxbridge.cells import LabelCells
 from mxbridge.errors import BrokenFile
 from mxbridge.image import Box, Channel, LocalImage
+from mxbridge.models.nimbus_input import inner_mask
 from mxbridge.stream.ahead import read_ahead
 from mxbridge.stream.grid import Grid
-from mxbridge.stream.reader import TileReader, best_level
+from mxbridge.stream.measure import cell_pixels
+from mxbridge.stream.reader import LABEL_BYTES, TileReader, best_level
 from mxbridge.stream.resample import Field
 
 
@@ -45,6 +48,14 @@ def test_never_more_than_asked_for_are_under_way() -> None:
             assert len(started) <= taken + 1 + 3
     assert readers_alive() == 0
     assert len(started) < 20
+
+
+def test_the_next_one_is_read_while_one_is_worked_on() -> None:
+    """Also where the queue has room for one only: tiles of many channels."""
+    second = threading.Event()
+    with closing(read_ahead(range(3), lambda job: job == 1 and second.set(), workers=1, ahead=1)) as stream:
+        next(stream)
+        assert second.wait(5)
 
 
 def test_an_error_surfaces_at_its_place_and_ends_the_threads() -> None:
@@ -127,6 +138,40 @@ def test_each_stored_pixel_is_answered_for_once(um: float, reduction: int) -> No
     reader = TileReader(picture, cells(np.ones((61, 47), np.int32)), [0], field, grid)
     found = np.concatenate([reader.owned_raw(reader.read(tile, empty_too=True)).ravel() for tile in grid])
     np.testing.assert_array_equal(np.sort(found), low.ravel())
+
+
+def test_a_finely_sampled_tile_takes_bounded_memory() -> None:
+    """0.1 µm per pixel: a hundred label pixels per model pixel, so copies of them are what fills the memory."""
+    side = 1600
+    block = np.pad(np.ones((36, 36), np.int32), 2)
+    numbers = 1 + np.arange((side // 40) ** 2, dtype=np.int32).reshape(side // 40, -1)
+    labels = np.kron(numbers, block)
+    values = np.arange(1, numbers.size + 1)
+    every = LabelCells(
+        tuple(map(str, values)), (None,) * len(values), labels.shape, da.from_array(labels, chunks=400), values,
+        np.tile([0, 0, side, side], (len(values), 1)), "h",
+    )  # fmt: skip
+    plane = da.zeros((1, side, side), np.uint8, chunks=400)
+    picture = LocalImage("field", (plane,), (Channel("A"),), (0.1, 0.1), "id")
+    field = Field.of(picture.shape, (0.1, 0.1), 1.0)
+    reader = TileReader(picture, every, [0], field, Grid(field.shape, 4, 4, 160))
+    tracemalloc.start()
+    try:
+        raster = every.raster(Box(0, 0, side, side))
+        assert tracemalloc.get_traced_memory()[1] < 18 * side**2
+        np.testing.assert_array_equal(raster, labels)
+        del raster
+        tracemalloc.reset_peak()
+        data = reader.read(reader.grid[0])
+        inner = inner_mask(data.labels)
+        pixels = cell_pixels(data, inner, reader)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1.1 * (LABEL_BYTES + 1) * side**2
+    assert peak < 55 * side**2
+    np.testing.assert_array_equal(pixels.shape[0], 36 * 36)
+    np.testing.assert_array_equal(pixels.map_weights.sum(axis=1), 36 * 36)
 
 
 def test_unreadable_pixels_name_the_place() -> None:
