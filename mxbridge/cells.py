@@ -233,6 +233,7 @@ def rasterise(rings: Rings, which: NDArray[np.int64], box: Box, shape: tuple[int
 
     Pixels outside an image of ``shape`` stay 0, whatever an outline claims.
     """
+    from affine import Affine
     from rasterio.features import rasterize
 
     out = np.zeros(box.shape, np.int32)
@@ -244,13 +245,15 @@ def rasterise(rings: Rings, which: NDArray[np.int64], box: Box, shape: tuple[int
     for k in which:
         # fmt: off
         parts = [
-            (np.round(ring * SUBPIXEL) / SUBPIXEL - shift) for ring in rings.rings_of(int(k)) if len(ring) >= 3
+            2 * (np.round(ring * SUBPIXEL) / SUBPIXEL - shift) for ring in rings.rings_of(int(k)) if len(ring) >= 3
         ]
         # fmt: on
         closed = [np.vstack([p, p[:1]]).tolist() for p in parts]
         if closed:
             shapes.append(({"type": "Polygon", "coordinates": closed}, int(k) + 1))
     if shapes:
-        painted = rasterize(shapes, out_shape=inside.shape, fill=0, dtype=np.int32)
+        # everything is doubled, exactly, because rasterio warns of grids without a transform from threads of its own
+        half = Affine.scale(2.0)
+        painted = rasterize(shapes, out_shape=inside.shape, fill=0, dtype=np.int32, transform=half)
         out[inside.y0 - box.y0 : inside.y1 - box.y0, inside.x0 - box.x0 : inside.x1 - box.x0] = painted
     return out

@@ -9,6 +9,7 @@
     ├── InputError                       6    input unreadable or invalid
     │   ├── BrokenFile                        not what its name says, truncated or hostile
     │   ├── Unsupported                       understood, but not something mxbridge handles
+    │   ├── NotApplicable                     an image that a task is not made for
     │   ├── NoPixelSize                       no µm per pixel
     │   └── NoCells                           nothing to measure
     ├── OutputError                      7    output not writable or full
@@ -87,6 +88,10 @@ class BrokenFile(InputError):
 
 class Unsupported(InputError):
     pass
+
+
+class NotApplicable(InputError):
+    """Left out with a note when all images of a place are meant; an error for an image that was named."""
 
 
 class NoPixelSize(InputError):

@@ -56,12 +56,12 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         result = app([a for a in arguments if a != "--debug"], standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
+        return _interrupted() if code == Interrupted.exit_code else code  # typer's answer to Ctrl-C
     except MxbridgeError as error:
         return _fail(error, debug)
     except (KeyboardInterrupt, typer.Abort):
-        console.errors.print("interrupted: what is done is kept; run the same command again to go on")
-        return Interrupted.exit_code
+        return _interrupted()
     except USAGE_ERRORS as error:
         error.show()
         return UsageError.exit_code
@@ -70,6 +70,11 @@ def run(arguments: list[str]) -> int:
         return 0 if _was_printing(cause) else _bug(cause)
     except Exception as error:
         return _bug(error)
+
+
+def _interrupted() -> int:
+    console.errors.print("interrupted: what is done is kept; run the same command again to go on")
+    return Interrupted.exit_code
 
 
 def _was_printing(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from mxbridge.cli.sources import open_source
 from mxbridge.errors import SomeImagesFailed, UsageError
 
 if TYPE_CHECKING:
+    from mxbridge.progress import Progress
     from mxbridge.tasks.over_images import Finished
     from mxbridge.tasks.score import ScoreTask
     from mxbridge.workspaces.base import Workspace
@@ -119,9 +120,11 @@ def score(
     )
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
     if dry_run:
-        _say_plan(workspace, task, refs, json)
+        _say_plan(workspace, task, refs, teller, all_named=bool(image), as_json=json)
         return
-    finished = run_over_images(workspace, refs, task, out=out, publish=publish, resume=resume, progress=teller)
+    finished = run_over_images(
+        workspace, refs, task, all_named=bool(image), out=out, publish=publish, resume=resume, progress=teller
+    )
     _say_result(finished, task, publish, json)
     finished.raise_for_errors()
 
@@ -133,10 +136,13 @@ def _names(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def _say_plan(workspace: Workspace, task: ScoreTask, refs: list[Any], as_json: bool) -> None:
-    from mxbridge.tasks.over_images import plan_images
+def _say_plan(
+    workspace: Workspace, task: ScoreTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
+) -> None:
+    from mxbridge.tasks.over_images import leave_out, plan_images
 
     plans, failed = plan_images(workspace, refs, task)
+    refs = refs if all_named else leave_out(refs, plans, failed, teller)
     rows = [
         {"image": p.ref.name, "id": p.ref.id, **p.counts, "channels": list(p.basis["channels"]), "notes": list(p.notes)}
         for p in plans

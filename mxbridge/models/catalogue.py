@@ -390,5 +390,6 @@ def _download(url: str, target: Path) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """A short reason: the innermost text of a chain of connection errors fills several lines."""
-    return str(error).split("\n")[0][:160] or type(error).__name__
+    """A short reason: the texts of connection errors are chains of objects that tell people nothing."""
+    text = str(error).split("\n")[0]
+    return text if text and len(text) <= 120 and "object at 0x" not in text else type(error).__name__

@@ -170,7 +170,9 @@ class _Run:
         )
         self.channels, self.factors = list(channels), [float(f) for f in factors]
         self.field = Field.of(image.shape, image.require_pixel_size(), model.um_per_px)
-        self.grid: Grid = engine.grid(model.fast_network, self.field.shape)
+        self.grid: Grid = engine.grid(
+            model.fast_network, self.field.shape, 1 / (self.field.y.ratio * self.field.x.ratio)
+        )
         self.reader = TileReader(image, cells, channels, self.field, self.grid)
         self.batch = engine.samples(model.fast_network, self.grid)
         self.tiles = [tile for tile in self.grid if maps is not None or self.reader.wanted(tile)] if channels else []

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 CPU_LAYER_BYTES = 128 * 1024**2
 CUDA_LAYER_BYTES = 1024**3
 """Largest activation of one sample that the default tile may make (float32, widest layer at full size)."""
+LARGEST_LABELS = 4096**2
+"""Full-resolution pixels under a default tile: each costs a reading thread about 40 bytes."""
 LAYERS_ALIVE = 12
 """Activations of the largest size that a U-Net keeps at once, for the batch on a GPU (measured: 8 to 11)."""
 LARGEST_TILE = 2048
@@ -86,17 +88,20 @@ class Engine:
                 torch.backends.cudnn.allow_tf32 = False
         network.to(device=self.torch_device, memory_format=network.memory_format)
 
-    def grid(self, network: TiledNetwork, shape: tuple[int, int]) -> Grid:
-        """The tiles of an image of ``shape`` (y, x) at the model's scale. Raises UsageError when --tile is too small."""
+    def grid(self, network: TiledNetwork, shape: tuple[int, int], full_pixels: float = 1.0) -> Grid:
+        """The tiles of an image of ``shape`` (y, x) at the model's scale. Raises UsageError when --tile is too small.
+
+        full_pixels: full-resolution pixels per model pixel; the labels of a tile are held at full resolution.
+        """
         minimum = network.minimum
-        tile = self.tile or self.default_tile(network)
+        tile = self.tile or self.default_tile(network, full_pixels)
         return Grid.of_tiles(shape, stride=network.stride, halo=network.halo, tile=tile, minimum=minimum)
 
-    def default_tile(self, network: TiledNetwork) -> int:
+    def default_tile(self, network: TiledNetwork, full_pixels: float = 1.0) -> int:
         """Large enough that the halo is the smaller part, small enough for caches and memory."""
         budget = CUDA_LAYER_BYTES if self.torch_device.type == "cuda" else CPU_LAYER_BYTES
         largest = LARGEST_TILE if self.torch_device.type == "cuda" else LARGEST_TILE // 2
-        side = int((budget / (4 * network.width)) ** 0.5)
+        side = int(min((budget / (4 * network.width)) ** 0.5, (LARGEST_LABELS / full_pixels) ** 0.5))
         return max(2 * network.halo + 4 * network.stride, min(largest, side) // network.stride * network.stride)
 
     def samples(self, network: TiledNetwork, grid: Grid) -> int:

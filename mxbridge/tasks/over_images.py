@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from mxbridge.errors import BrokenFile, MxbridgeError, OutputError, SomeImagesFailed
+from mxbridge.errors import BrokenFile, MxbridgeError, NotApplicable, OutputError, SomeImagesFailed
 from mxbridge.formats.atomic import PART_SUFFIX, output_error
 from mxbridge.progress import SILENT, Progress
 from mxbridge.results import RESULTS, ImageRef, Results
@@ -110,11 +110,24 @@ def plan_images(
     return plans, errors
 
 
+def leave_out(
+    refs: Sequence[ImageRef], plans: Sequence[Plan], failed: dict[str, MxbridgeError], progress: Progress
+) -> list[ImageRef]:
+    """The images without those a task is not made for, which are taken out of ``failed`` and told; all, if none is left."""
+    foreign = [ref for ref in refs if isinstance(failed.get(ref.id), NotApplicable)]
+    if not plans:
+        return list(refs)
+    for ref in foreign:
+        progress.note(f"left out: {failed.pop(ref.id).message}")
+    return [ref for ref in refs if ref not in foreign]
+
+
 def run_over_images(
     workspace: Workspace,
     refs: Sequence[ImageRef],
     task: ImageTask,
     *,
+    all_named: bool = False,
     out: Path | None = None,
     publish: bool = True,
     resume: bool = True,
@@ -122,11 +135,14 @@ def run_over_images(
 ) -> Finished:
     """Do ``task`` on all ``refs``. Errors of single images are collected in the answer, not raised.
 
+    all_named: the images were named one by one; otherwise those that the task is not made for are left out with a note.
+
     Raises OutputError before any work when results could not be published.
     """
     if publish:
         workspace.check_writable()
     plans, failed = plan_images(workspace, refs, task, progress)
+    refs = leave_out(refs, plans, failed, progress) if not all_named else refs
     if failed and not plans:
         raise next(iter(failed.values()))
     by_id = {plan.ref.id: plan for plan in plans}
@@ -214,8 +230,8 @@ def _one_image(loop: _Loop, image: ImageRecord) -> None:
         raise type(error)(error.message, hint=hint) from error
     if done.changed and image.status == "published":
         loop.progress.warning(
-            f"{image.name}: what was published on {run.finished or run.started} was no longer there "
-            "(saved over from an open QuPath?); it has been put back"
+            f"{image.name}: what this run had published was no longer there (another run replaced it, or it was saved "
+            "over from an open QuPath); it has been put back"
         )
     loop.published += done.changed
     loop.notes.update(dict.fromkeys(done.notes))

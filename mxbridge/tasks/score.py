@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from mxbridge.errors import ChangedMeanwhile, InputError, NoCells, UsageError
+from mxbridge.errors import ChangedMeanwhile, InputError, NoCells, NotApplicable, UsageError
 from mxbridge.formats.cell_tables import read_cell_table, score_columns, write_cell_tables
 from mxbridge.image import LocalImage
 from mxbridge.models.normalization import Normalization, fit
@@ -100,7 +100,9 @@ def score(
     if not refs:
         raise InputError(f"{workspace.address} holds no images")
     task = ScoreTask(model, engine, options)
-    return run_over_images(workspace, refs, task, out=out, publish=publish, resume=resume, progress=progress)
+    return run_over_images(
+        workspace, refs, task, all_named=bool(images), out=out, publish=publish, resume=resume, progress=progress
+    )
 
 
 @dataclass
@@ -115,6 +117,8 @@ class ScoreTask:
     workspace: Workspace | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        if self.options.compat and self.engine.describe()["precision"] != "float32":
+            raise UsageError("--compat reproduces float32 numbers", hint="Leave --precision out")
         self.panel = read_panel(self.options.panel) if self.options.panel else ()
         self.given = Normalization.load(self.options.normalization) if self.options.normalization else None
 
@@ -133,15 +137,15 @@ class ScoreTask:
 
     def plan(self, pulled: Pulled) -> Plan:
         image, cells = pulled.image, pulled.cells
+        if image.rgb:
+            raise NotApplicable(
+                f"image {pulled.ref} is a colour picture (RGB), not an image of markers",
+                hint="Nimbus scores fluorescence and mass-spectrometry channels",
+            )
         if cells is None or not len(cells):
             raise NoCells(
                 f"image {pulled.ref} has no {self.options.cells}",
                 hint="Detect cells in QuPath first, give label images with --labels, or choose with --cells",
-            )
-        if image.rgb:
-            raise InputError(
-                f"image {pulled.ref} is a colour picture (RGB), not an image of markers",
-                hint="Nimbus scores fluorescence and mass-spectrometry channels; leave this image out with --image",
             )
         pixel_size = image.require_pixel_size()
         if not all(FINEST <= side / self.model.um_per_px <= COARSEST for side in pixel_size):
@@ -224,9 +228,9 @@ class ScoreTask:
         assert normalization is not None  # noqa: S101 - prepare() runs before compute()
         factors = normalization.for_image(pulled.ref.id, selection.names)
         scores, derived = self._scores(pulled, selection, factors, folder, progress)
-        frame = self._table(pulled, selection, scores)
-        write_cell_tables(frame, folder)
         results = self._results(run, pulled, selection, scores, derived)
+        classes = results.class_changes.names if results.class_changes else cells.classes
+        write_cell_tables(self._table(pulled, selection, scores, classes), folder)
         counts = {
             "tiles": scores.tiles_done,
             "tiles_skipped": scores.tiles_skipped,
@@ -272,7 +276,9 @@ class ScoreTask:
         version: Literal["0.4", "0.5"] = "0.4" if in_project else "0.5"  # QuPath reads no later one
         return ScoreMaps(map_places(channels, keys, folder), shape, (um, um), version)
 
-    def _table(self, pulled: Pulled, selection: Selection, scores: CellScores) -> pd.DataFrame:
+    def _table(
+        self, pulled: Pulled, selection: Selection, scores: CellScores, classes: Sequence[str | None]
+    ) -> pd.DataFrame:
         """One row per cell: identity, geometry, then score, spread over views and mean intensity of each marker."""
         cells = pulled.cells
         assert cells is not None  # noqa: S101 - plan() refused images without cells
@@ -281,7 +287,7 @@ class ScoreTask:
             "image": pulled.ref.name,
             "image_id": pulled.ref.id,
             "cell": list(cells.ids),
-            "class": list(cells.classes),
+            "class": list(classes),
             "x_um": (scores.centroid[:, 1] * um_x).astype(np.float32),
             "y_um": (scores.centroid[:, 0] * um_y).astype(np.float32),
             "area_um2": (scores.area_px * um_y * um_x).astype(np.float32),

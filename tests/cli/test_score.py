@@ -142,6 +142,49 @@ def test_a_copied_project_undoes_itself_and_not_the_original(mxbridge: Call, pro
     assert {len(c.measurements) for c in cells_of(copy)} == {0}
 
 
+def test_ctrl_c_says_how_to_go_on(mxbridge: Call, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mxbridge.models.nimbus.Nimbus.score", interrupted)
+    code, _, err = mxbridge("score", "--project", project, *FAST)
+    assert code == 130
+    assert "run the same command again to go on" in err
+    monkeypatch.undo()
+
+
+def test_the_table_has_the_classes_that_were_set(mxbridge: Call, fields: Path) -> None:
+    command = ("score", "--files", fields / "north.ome.tif", "--labels", fields / "north_mask.tif", *FAST)
+    _, out, _ = mxbridge(*command, "--set-class", "--json")
+    table = pd.read_parquet(Path(json.loads(out)["folder"]) / "cells.parquet")
+    positive = table["NimbusDemo: CD3"] >= 0.5
+    assert set(table["class"][positive]) <= {"CD3", "CD3: Ki67"}
+    assert table["class"][positive].notna().all()
+
+
+def test_colour_pictures_are_left_out_unless_named(mxbridge: Call, data: Path, tmp_path: Path) -> None:
+    """A golden project holds an H&E image and a fluorescence image."""
+    project = Path(shutil.copytree(data / "qupath", tmp_path / "golden")) / "v0.7.0/project.qpproj"
+    before = (project.parent / "data/1/data.qpdata").read_bytes()
+    code, _, err = mxbridge("score", "--project", project, *FAST)
+    assert code == 0, err
+    assert "left out: image bf_rgb.tif (1) is a colour picture" in err
+    assert (project.parent / "data/1/data.qpdata").read_bytes() == before
+    code, _, err = mxbridge("score", "--project", project, "--image", "bf_rgb.tif", *FAST)
+    assert code == 6
+    assert "is a colour picture" in err
+
+
+def test_scoring_other_objects_says_what_it_replaces(mxbridge: Call, data: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(data / "qupath", tmp_path / "golden")) / "v0.7.0/project.qpproj"
+    mxbridge("score", "--project", project, "--image", "2", *FAST, "--markers", "CD3")
+    code, _, err = mxbridge(
+        "score", "--project", project, "--image", "2", *FAST, "--markers", "CD3", "--cells", "detections"
+    )
+    assert code == 0, err
+    assert "200 other objects lost the values" in err
+
+
 def test_a_missing_table_is_made_again(mxbridge: Call, project: Path) -> None:
     pytest.importorskip("anndata")
     mxbridge("score", "--project", project, *FAST)

@@ -21,6 +21,7 @@ def test_exit_codes_are_those_people_script_against() -> None:
         errors.InputError: 6,
         errors.BrokenFile: 6,
         errors.NoPixelSize: 6,
+        errors.NotApplicable: 6,
         errors.OutputError: 7,
         errors.Locked: 7,
         errors.ChangedMeanwhile: 7,

@@ -136,6 +136,7 @@ def test_tiles_fit_the_network() -> None:
         published, narrow = ResidualUNet(64, 5), ResidualUNet(8, 5)
     engine = Engine(device="cpu")
     assert engine.default_tile(published) % 16 == 0
+    assert engine.default_tile(narrow, full_pixels=100.0) <= 416  # 10 label pixels a side under each model pixel
     assert 512 <= engine.default_tile(published) < engine.default_tile(narrow) <= 1024
     assert Engine(device="cpu", tile=512).grid(published, (5000, 5000)).core == 320
     with pytest.raises(UsageError, match="--tile 208 or more"):

@@ -68,9 +68,13 @@ def put(
     names = {m.name for m in results.measurements}
     stale = [name for name, column in state.columns.items() if column.key in keys and name not in names]
     state = take_columns(tree, state, stale, index)
+    now_ids = set(results.cell_ids)
+    left = {i for n in names for c in [state.columns.get(n)] if c for i in c.ids if i in index and i not in now_ids}
     state = _put_columns(tree, state, results, index)
 
-    notes: list[str] = []
+    notes = (
+        [f"{len(left)} other objects lost the values an earlier run gave them: this run replaces it"] if left else []
+    )
     new_classes: list[str] = []
     changes = results.class_changes
     for key in keys & set(state.reclassed) - ({changes.result_key} if changes else set()):

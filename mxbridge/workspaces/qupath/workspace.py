@@ -44,7 +44,7 @@ PUBLISHING_TAKES = 120.0
 
 RELOAD = (
     "If this image is open in QuPath, do not save it there: choose File > Reload data first, "
-    "or QuPath's next save overwrites what was just published"
+    "or QuPath's next save brings the old state back"
 )
 
 
