@@ -14,9 +14,11 @@ Pixel (0, 0) covers coordinates 0 <= x < 1, 0 <= y < 1, as in QuPath and GeoJSON
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -228,13 +230,22 @@ class BoxIndex:
         return found[meets]
 
 
+@cache
+def _expect_no_map() -> None:
+    """rasterio warns of pixels without a place on Earth; it means to silence that itself, but not for several threads."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
 def rasterise(rings: Rings, which: NDArray[np.int64], box: Box, shape: tuple[int, int]) -> NDArray[np.int32]:
     """Labels ``(y, x)`` int32 of ``box``: index + 1 of the objects in ``which``, painted in that order.
 
     Pixels outside an image of ``shape`` stay 0, whatever an outline claims.
     """
-    from affine import Affine
     from rasterio.features import rasterize
+
+    _expect_no_map()
 
     out = np.zeros(box.shape, np.int32)
     inside = box.clip(shape)
@@ -245,15 +256,13 @@ def rasterise(rings: Rings, which: NDArray[np.int64], box: Box, shape: tuple[int
     for k in which:
         # fmt: off
         parts = [
-            2 * (np.round(ring * SUBPIXEL) / SUBPIXEL - shift) for ring in rings.rings_of(int(k)) if len(ring) >= 3
+            np.round(ring * SUBPIXEL) / SUBPIXEL - shift for ring in rings.rings_of(int(k)) if len(ring) >= 3
         ]
         # fmt: on
         closed = [np.vstack([p, p[:1]]).tolist() for p in parts]
         if closed:
             shapes.append(({"type": "Polygon", "coordinates": closed}, int(k) + 1))
     if shapes:
-        # everything is doubled, exactly, because rasterio warns of grids without a transform from threads of its own
-        half = Affine.scale(2.0)
-        painted = rasterize(shapes, out_shape=inside.shape, fill=0, dtype=np.int32, transform=half)
+        painted = rasterize(shapes, out_shape=inside.shape, fill=0, dtype=np.int32)
         out[inside.y0 - box.y0 : inside.y1 - box.y0, inside.x0 - box.x0 : inside.x1 - box.x0] = painted
     return out
