@@ -35,7 +35,10 @@ app.add_typer(qupath.app, name="qupath")
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors; may stand anywhere")] = False,
 ) -> None:
+    """``--debug`` is taken out by :func:`run`, so that it may stand behind a command as well; here it is only explained."""
+    del debug
     if version:
         from importlib.metadata import version as installed
 
@@ -78,8 +81,9 @@ def _interrupted() -> int:
 
 
 def _was_printing(error: BaseException) -> bool:
-    """Whether rich was writing a help text when its reader went away (``mxbridge --help | head -1``)."""
-    return any(f.f_globals.get("__name__") == "rich.console" for f, _ in traceback.walk_tb(error.__traceback__))
+    """Whether a reader went away while a help text was written (``mxbridge --help | head -1``), before any command ran."""
+    rooms = [str(f.f_globals.get("__name__")) for f, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, OSError) and not any(r.startswith("mxbridge.") and r != __name__ for r in rooms)
 
 
 def _bug(error: BaseException) -> int:
