@@ -143,8 +143,9 @@ class ScoreTask:
                 hint="Nimbus scores fluorescence and mass-spectrometry channels",
             )
         if cells is None or not len(cells):
+            why = f" ({'; '.join(pulled.warnings)})" if pulled.warnings else ""
             raise NoCells(
-                f"image {pulled.ref} has no {self.options.cells}",
+                f"image {pulled.ref} has no {self.options.cells}{why}",
                 hint="Detect cells in QuPath first, give label images with --labels, or choose with --cells",
             )
         pixel_size = image.require_pixel_size()

@@ -119,7 +119,7 @@ class FilesWorkspace(Workspace):
         if mask is None and not self._label_paths and is_zarr(image.path) and label_names(image.path):
             mask = label_image_path(image.path)
         if mask is None:
-            return None, []
+            return None, ["none of the masks given fits it"] if self._label_paths else []
         if is_geojson(mask):
             cells: Cells = cells_from_geojson(mask, shape, kind=kind)
             return (cells if len(cells) else None), []
@@ -132,7 +132,7 @@ class FilesWorkspace(Workspace):
                 f"{mask.name}: label numbers look stretched to 16 bits (CellProfiler); their ids will not fit other tables. "
                 "Use --stretched-labels"
             )
-        return (cells if len(cells) else None), notes
+        return (cells, notes) if len(cells) else (None, [*notes, f"{mask.name} labels nothing"])
 
 
 def _listed(paths: Paths) -> list[str | PathLike[str]]:

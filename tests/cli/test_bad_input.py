@@ -144,6 +144,19 @@ def test_a_mask_of_another_size(mxbridge: Call, fields: Path, tmp_path: Path) ->
     refuses(mxbridge, 6, "120 x 100", "192 x 192", command=command)
 
 
+def test_a_mask_that_fits_no_image_or_labels_nothing(mxbridge: Call, fields: Path, tmp_path: Path) -> None:
+    command = ("score", "--files", fields / "north.ome.tif", "--files", fields / "south.ome.tif", *DEMO)
+    line = refuses(
+        mxbridge, 3, "none of the masks given fits it", command=(*command, "--labels", fields / "south_mask.tif")
+    )
+    assert "north" in line
+    empty = tmp_path / "north_mask.tif"
+    tifffile.imwrite(empty, np.zeros((192, 192), np.uint16))
+    refuses(
+        mxbridge, 6, "labels nothing", command=("score", "--files", fields / "north.ome.tif", "--labels", empty, *DEMO)
+    )
+
+
 def test_repeated_channel_names_can_be_told_apart(mxbridge: Call, fields: Path, tmp_path: Path) -> None:
     image = tmp_path / "twice.ome.tif"
     metadata = {"axes": "CYX", "Channel": {"Name": ["CD3", "CD3", ""]}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
