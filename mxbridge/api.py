@@ -44,6 +44,7 @@ def score(
     if not isinstance(workspace, Workspace):
         workspace = open_workspace(workspace)
     if not isinstance(model, Nimbus):
+        options.setdefault("quantile", catalogue.resolve(model).card.normalization_quantile)
         model = load_model(model)
     if "markers" in options:
         options["markers"] = _names(options["markers"])

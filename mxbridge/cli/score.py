@@ -53,8 +53,11 @@ def score(
         ),
     ] = "pooled",
     quantile: Annotated[
-        float, typer.Option("--quantile", help="Foreground quantile that becomes 1", rich_help_panel=SCORING)
-    ] = 0.999,
+        float | None,
+        typer.Option(
+            "--quantile", help="Foreground quantile that becomes 1 (else the model's)", rich_help_panel=SCORING
+        ),
+    ] = None,
     threshold: Annotated[
         float, typer.Option("--threshold", help="Score from which a cell is positive", rich_help_panel=SCORING)
     ] = 0.5,
@@ -99,6 +102,8 @@ def score(
     from mxbridge.tasks.over_images import run_over_images
     from mxbridge.tasks.score import ScoreOptions, ScoreTask
 
+    refs = workspace.list(image or ())
+    found = catalogue.resolve(model or workspace.default_model or "nimbus")
     chosen = ScoreOptions(
         markers=_names(markers),
         panel=panel,
@@ -106,15 +111,13 @@ def score(
         compat=compat,
         normalization=normalization,
         normalize=normalize,  # type: ignore[arg-type]  # checked above
-        quantile=quantile,
+        quantile=found.card.normalization_quantile if quantile is None else quantile,
         cells=cells.value,
         threshold=threshold,
         set_class=set_class,
         maps=maps,
         h5ad=h5ad,
     )
-    refs = workspace.list(image or ())
-    found = catalogue.resolve(model or workspace.default_model or "nimbus")
     task = ScoreTask(
         catalogue.open_model(found), Engine(device=device, precision=precision, tile=tile, workers=workers), chosen
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mxbridge.cells import Cells
 from mxbridge.errors import Unsupported
-from mxbridge.formats.atomic import write_atomically
+from mxbridge.formats.atomic import make_folder, write_atomically
 from mxbridge.image import Box, LocalImage
 from mxbridge.models.nimbus import CellScores, Nimbus, check_factors
 from mxbridge.models.nimbus_input import inner_mask
@@ -27,7 +27,6 @@ from mxbridge.networks.residual_unet import ResidualUNet
 from mxbridge.stream.engine import Engine
 from mxbridge.stream.resample import reflect_index
 from mxbridge.stream.views import IDENTITY, View
-from mxbridge.stream.writer import MapWriter
 
 NAME = "nimbus-0.0.5"
 MODEL_MAGNIFICATION = 10.0
@@ -60,13 +59,14 @@ def score(
     engine: Engine,
     *,
     options: CompatOptions = CompatOptions(),
-    maps: MapWriter | None = None,
+    predicted: Callable[[int, NDArray[np.float64]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CellScores:
     """The scores Nimbus-Inference 0.0.5 gives with these factors, and our measures of the cells beside them.
 
     Raises Unsupported for image sizes at which that version stops. view_sd is the weighted deviation over its three distinct
-    views. Holds about 40 bytes per full-resolution pixel.
+    views. predicted: receives the position of each marker and its full-resolution map ``(y, x)`` 0..1. Holds about 40 bytes
+    per full-resolution pixel.
     """
     check_factors(channels, factors)
     whole = Box(0, 0, *image.shape)
@@ -88,9 +88,8 @@ def score(
             sd[k] = np.sqrt(weights @ (means - weights @ means) ** 2)
         intensity[k] = _means(labels, raw, area)
         bad[k] = _bad(raw)
-        if maps is not None:
-            mean = np.tensordot(weights, views, 1).astype(np.float32)
-            maps.write(k, Box(0, 0, *predictor.small), nearest(mean, predictor.small))
+        if predicted is not None:
+            predicted(k, predictor.enlarge(np.tensordot(weights, views, 1)))
         if progress is not None:
             progress(k + 1, len(channels))
     return CellScores(
@@ -249,6 +248,7 @@ def nearest(image: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
 
 def write_prediction(path: Path, prediction: NDArray[Any]) -> None:
     """A full-resolution map as its uint8 TIFF: ``floor(p * 255)``. Raises OutputError."""
+    make_folder(path.parent)
     with write_atomically(path) as part:
         tifffile.imwrite(part, np.floor(prediction * 255).astype(np.uint8), photometric="minisblack")
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mxbridge.errors import ChangedMeanwhile, InputError, NoCells, NotApplicable, UsageError
+from mxbridge.formats.atomic import write_atomically
 from mxbridge.formats.cell_tables import read_cell_table, score_columns, write_cell_tables
 from mxbridge.image import LocalImage
 from mxbridge.models.normalization import Normalization, fit
@@ -20,7 +22,7 @@ from mxbridge.results import ClassChanges, DerivedImage, ImageRef, Measurement, 
 from mxbridge.runs import Run, digest, fingerprint, result_key
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
 from mxbridge.tasks.positivity import base_classes, derived_classes
-from mxbridge.tasks.score_maps import ScoreMaps, map_places
+from mxbridge.tasks.score_maps import ScoreMaps, map_places, plain_names
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ ALGORITHM = "score 1"
 """Part of every fingerprint; raised when the numbers of an unchanged run would change."""
 
 COMPAT = ("nimbus-0.0.5",)
+
+PEER_TABLE = "nimbus_cell_table.csv"
 
 FINEST, COARSEST = 0.01, 10.0
 """Pixel sizes taken, in units of the model's: beyond, something is wrong (and a small file would become a huge field)."""
@@ -60,8 +64,6 @@ class ScoreOptions:
             raise UsageError(f"--threshold {self.threshold} is not between 0 and 1")
         if not 0.5 <= self.quantile <= 1:
             raise UsageError(f"--quantile {self.quantile} is not between 0.5 and 1")
-        if self.compat and self.maps:
-            raise UsageError("--maps and --compat do not go together: the peer's maps are made of other tiles")
 
     def that_change_numbers(self) -> dict[str, Any]:
         """The options that belong in a fingerprint (markers and normalisation enter it by what they resolve to)."""
@@ -256,10 +258,24 @@ class ScoreTask:
             progress.step("tiles", done, total)
 
         if self.options.compat:
+            names = plain_names(selection.names)
+
+            def keep(k: int, prediction: NDArray[np.float64]) -> None:
+                nimbus_compat.write_prediction(folder / "prediction" / f"{names[k]}.tiff", prediction)
+
             peer = nimbus_compat.CompatOptions(tta=self.options.tta)
-            return nimbus_compat.score(
-                self.model, image, cells, channels, factors, self.engine, options=peer, progress=tell
-            ), ()
+            scores = nimbus_compat.score(
+                self.model,
+                image,
+                cells,
+                channels,
+                factors,
+                self.engine,
+                options=peer,
+                predicted=keep if self.options.maps else None,
+                progress=tell,
+            )
+            return scores, ()
         views = nimbus.VIEWS["six" if self.options.tta else "none"]
         maps = self._maps(pulled, selection, folder) if self.options.maps else None
         scores = self.model.score(
@@ -350,13 +366,24 @@ class ScoreTask:
 
     def is_finished(self, run: Run) -> bool:
         wanted = ["cells.parquet", "cells.csv"] + (["cells.h5ad"] if self.options.h5ad else [])
+        wanted += [PEER_TABLE] if self.options.compat else []
         return all((run.path / name).is_file() for name in wanted)
 
     def finish(self, run: Run) -> None:
         """``cells.parquet`` and ``cells.csv`` over all images of the run, in the order of the images."""
         frames = [read_cell_table(run.folder_of(i)) for i in run.images if i.status in ("computed", "published")]
         if frames:
-            write_cell_tables(pd.concat(frames, ignore_index=True), run.path, h5ad=self.options.h5ad)
+            table = pd.concat(frames, ignore_index=True)
+            write_cell_tables(table, run.path, h5ad=self.options.h5ad)
+            if self.options.compat:
+                _write_peer_table(table, run.path / PEER_TABLE)
+
+
+def _write_peer_table(table: pd.DataFrame, path: Path) -> None:
+    """The table in the layout of Nimbus-Inference: label, fov, then one column per marker under its own name."""
+    scores = {s.marker: table[s.score] for s in score_columns(table.columns)}
+    with write_atomically(path) as part:
+        pd.DataFrame({"label": table["cell"], "fov": table["image"], **scores}).to_csv(part, index=False)
 
 
 def _warnings(scores: CellScores, selection: Selection) -> tuple[str, ...]:

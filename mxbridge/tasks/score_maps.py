@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
-from mxbridge.image import Box, Channel
+from mxbridge.image import Box, Channel, unique_names
 from mxbridge.models.nimbus import RECORDS_NAME
 from mxbridge.results import DerivedImage
 from mxbridge.tasks.derived import FOLDER, put
@@ -34,11 +34,16 @@ class MapPlace:
 def map_places(channels: Sequence[str], result_keys: Sequence[str], folder: Path) -> tuple[MapPlace, ...]:
     """Places of the maps of one image in its results' ``folder``, named after the channel as far as every system allows."""
     places = []
-    for number, (channel, key) in enumerate(zip(channels, result_keys, strict=True)):
-        plain = "".join(c if c.isalnum() or c in " -_()" else "_" for c in channel)[:80].strip()
+    for number, (channel, plain, key) in enumerate(zip(channels, plain_names(channels), result_keys, strict=True)):
         final = folder / FOLDER / f"{plain} {key[:6]}.ome.zarr"
         places.append(MapPlace(channel, key, folder / "work" / f"map-{number}.zarr", final))
     return tuple(places)
+
+
+def plain_names(names: Sequence[str]) -> list[str]:
+    """File names for channels, as far as every system allows, each once."""
+    plain = ["".join(c if c.isalnum() or c in " -_()" else "_" for c in name)[:80].strip() for name in names]
+    return list(unique_names(plain))
 
 
 class ScoreMaps:

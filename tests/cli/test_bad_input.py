@@ -75,7 +75,7 @@ def test_no_such_marker_lists_what_there_is(mxbridge: Call, project: Path) -> No
         ("--precision", "fp4"),
         ("--path-map", "nonsense"),
         ("--markers", " , "),
-        ("--compat", "nimbus-0.0.5", "--maps"),
+        ("--compat", "nimbus-0.0.5", "--precision", "bf16"),
         ("--labels", "x.tif"),
     ],
     ids=lambda o: o[0],

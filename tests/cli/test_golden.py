@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 
@@ -69,6 +71,30 @@ def test_read_score_write_changes_nothing_else(
     run = next((folder / "mxbridge-runs").iterdir())
     assert mxbridge("undo", run)[0] == 0
     assert facts(path) == before
+
+
+@pytest.mark.parametrize(("table", "options"), [("tta", ()), ("notta", ("--no-tta",))], ids=["tta", "no tta"])
+def test_compat_gives_the_files_of_the_published_program(
+    mxbridge: Call, data: Path, tmp_path: Path, table: str, options: tuple
+) -> None:
+    pipeline = data / "nimbus/pipeline"
+    code, _, err = mxbridge(
+        "score", "--files", pipeline / "fovs", "--labels", pipeline / "seg", "--um-per-px", "0.5", "--model", ORACLE,
+        "--normalization", pipeline / "normalization_dict_two_fovs.json", "--compat", "nimbus-0.0.5", "--maps", *options,
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0, err
+    expected = pd.read_csv(pipeline / f"nimbus_cell_table_{table}.csv")
+    got = pd.read_csv(tmp_path / "run/nimbus_cell_table.csv")
+    assert list(got.columns) == ["label", "fov", "CD3", "FOXP3"]
+    both = expected.merge(got, on=["fov", "label"], suffixes=("", " got"), validate="one_to_one")
+    assert len(both) == len(expected) == len(got)
+    for marker in ("CD3", "FOXP3"):
+        np.testing.assert_allclose(both[f"{marker} got"], both[marker], atol=1e-5)
+        for number, fov in enumerate(("fov_a", "fov_b"), start=1):
+            theirs = tifffile.imread(pipeline / f"pred_{table}/{fov}/{marker}.tiff").astype(int)
+            ours = tifffile.imread(tmp_path / f"run/images/{number:04d}-{fov}/prediction/{marker}.tiff").astype(int)
+            assert np.abs(ours - theirs).max() <= 1
 
 
 @pytest.mark.slow
