@@ -40,7 +40,6 @@ class RecordFile:
                 fsync_folder(path.parent)
         except OSError as error:
             raise output_error(path, error) from error
-        self.resumed = bool(self._offsets)
         self._synced = time.monotonic()
 
     def __len__(self) -> int:

@@ -15,6 +15,8 @@ from mxbridge.results import ClassChanges, Measurement, NewObject, Results
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 
+from .qpdata_snapshots import GOLDEN
+
 FL = "2"
 """Entry id of fl_5ch.ome.tif in every golden project."""
 
@@ -133,3 +135,21 @@ def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
         for p in sorted(folder.rglob("*"))
         if p.is_file()
     }
+
+
+@pytest.fixture(params=GOLDEN, ids=[f"{v}-{e}" for v, e in GOLDEN])
+def file(request, data: Path) -> ImageDataFile:
+    """Every golden ``data.qpdata``."""
+    version, entry = request.param
+    return ImageDataFile.read(data / "qupath" / version / "data" / str(entry) / "data.qpdata")
+
+
+@pytest.fixture
+def small(minimal_bytes: bytes) -> ImageDataFile:
+    """The small good file among the broken ones."""
+    return ImageDataFile(minimal_bytes, "ok-minimal.qpdata")
+
+
+@pytest.fixture(scope="module")
+def minimal_bytes(data: Path) -> bytes:
+    return (data / "qupath" / "broken" / "ok-minimal.qpdata").read_bytes()

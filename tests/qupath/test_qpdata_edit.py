@@ -14,7 +14,7 @@ from mxbridge.errors import InputError, OutputError, Unsupported, UsageError
 from mxbridge.workspaces.qupath.javastream import read_stream, write_stream
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, NewPathObject, NewROI, default_color
 
-from .qpdata_snapshots import GOLDEN, columns, reread, snapshot
+from .qpdata_snapshots import columns, reread, snapshot
 
 SQUARE = [(10.0, 10.0), (20.0, 10.0), (20.0, 20.0), (10.0, 20.0)]
 
@@ -22,22 +22,6 @@ SQUARE = [(10.0, 10.0), (20.0, 10.0), (20.0, 20.0), (10.0, 20.0)]
 @pytest.fixture(scope="module")
 def golden(data) -> Path:
     return data / "qupath"
-
-
-@pytest.fixture(params=GOLDEN, ids=[f"{v}-{e}" for v, e in GOLDEN])
-def file(request, golden) -> ImageDataFile:
-    version, entry = request.param
-    return ImageDataFile.read(golden / version / "data" / str(entry) / "data.qpdata")
-
-
-@pytest.fixture
-def small(golden) -> ImageDataFile:
-    return ImageDataFile.read(golden / "broken" / "ok-minimal.qpdata")
-
-
-@pytest.fixture(scope="module")
-def minimal_bytes(golden) -> bytes:
-    return (golden / "broken" / "ok-minimal.qpdata").read_bytes()
 
 
 # classes

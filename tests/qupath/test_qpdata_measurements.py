@@ -14,7 +14,7 @@ from mxbridge.workspaces.qupath.javastream import JavaObject, Part
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 from mxbridge.workspaces.qupath.qpdata.jdk import list_items, map_items
 
-from .qpdata_snapshots import GOLDEN, VERSIONS, check_measured, columns, kind_of, reread, snapshot
+from .qpdata_snapshots import VERSIONS, check_measured, columns, kind_of, reread, snapshot
 
 LIST_KINDS = ["FloatList", "DoubleList", "DefaultMeasurementList"]
 
@@ -22,22 +22,6 @@ LIST_KINDS = ["FloatList", "DoubleList", "DefaultMeasurementList"]
 @pytest.fixture(scope="module")
 def golden(data) -> Path:
     return data / "qupath"
-
-
-@pytest.fixture(params=GOLDEN, ids=[f"{v}-{e}" for v, e in GOLDEN])
-def file(request, golden) -> ImageDataFile:
-    version, entry = request.param
-    return ImageDataFile.read(golden / version / "data" / str(entry) / "data.qpdata")
-
-
-@pytest.fixture
-def small(golden) -> ImageDataFile:
-    return ImageDataFile.read(golden / "broken" / "ok-minimal.qpdata")
-
-
-@pytest.fixture(scope="module")
-def minimal_bytes(golden) -> bytes:
-    return (golden / "broken" / "ok-minimal.qpdata").read_bytes()
 
 
 def test_ten_measurements_on_every_object_change_nothing_else(file):

@@ -26,7 +26,6 @@ from mxbridge.errors import (
 from mxbridge.formats.ome_tiff import write_ome_tiff
 from mxbridge.image import Box, Channel
 from mxbridge.results import ImageRef
-from mxbridge.workspaces.qupath.pixels import uris_in
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, NewPathObject, NewROI
 from mxbridge.workspaces.qupath.uris import uri_of
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
@@ -301,7 +300,6 @@ def test_channels_joined_from_two_files(project):
     assert image.levels[0][:, 0, 1].compute().tolist()[-1] == 1
     assert image.levels[0][0, 0, 0].compute() == 1000
     assert extra in image.files
-    assert len(uris_in(workspace.project.entry(2).builder)) == 2
 
 
 def test_joined_files_of_another_size_are_refused(project):

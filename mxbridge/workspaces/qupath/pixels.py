@@ -52,23 +52,6 @@ def open_pixels(builder: Mapping[str, Any], *, name: str, locate: Locate) -> Loc
     return replace(_as_entry(image, builder.get("metadata"), name), name=name)
 
 
-def uris_in(builder: Mapping[str, Any]) -> list[str]:
-    """Every URI a builder mentions, each once."""
-    found: dict[str, None] = {}
-    todo: list[tuple[Any, int]] = [(builder, 0)]
-    while todo:
-        node, depth = todo.pop()
-        if depth > 4 * NESTING_LIMIT:
-            continue
-        if isinstance(node, Mapping):
-            if isinstance(node.get("uri"), str):
-                found[node["uri"]] = None
-            todo += [(value, depth + 1) for value in node.values()]
-        elif isinstance(node, list):
-            todo += [(value, depth + 1) for value in node]
-    return list(found)
-
-
 def _build(builder: Mapping[str, Any], name: str, locate: Locate, depth: int) -> LocalImage:
     if not isinstance(builder, Mapping) or depth > NESTING_LIMIT:
         raise InputError(f"{name}: the project does not say how to open this image")

@@ -10,7 +10,6 @@ from mxbridge.errors import Unsupported
 from mxbridge.workspaces.qupath.javastream import ClassDesc, Field, JavaString
 
 Q = "qupath.lib."
-STRING = "Ljava/lang/String;"
 
 OBJECT, ROOT, ROI_OBJECT = f"{Q}objects.PathObject", f"{Q}objects.PathRootObject", f"{Q}objects.PathROIObject"
 ANNOTATION, DETECTION = f"{Q}objects.PathAnnotationObject", f"{Q}objects.PathDetectionObject"
