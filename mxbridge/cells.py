@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mxbridge.errors import InputError
-from mxbridge.image import Box
+from mxbridge.image import Box, computed
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -172,14 +172,26 @@ class LabelCells(Cells):
         inside = box.clip(self.shape)
         if 0 in inside.shape or not len(self.values):
             return out
-        stored = np.asarray(self.labels[inside.y0 : inside.y1, inside.x0 : inside.x1].compute(scheduler="synchronous"))
+        stored = computed(self.labels[inside.y0 : inside.y1, inside.x0 : inside.x1])
         part = out[inside.y0 - box.y0 : inside.y1 - box.y0, inside.x0 - box.x0 : inside.x1 - box.x0]
         for first in range(0, len(stored), ROWS):
             rows = slice(first, first + ROWS)
-            block = stored[rows].astype(np.int64)
+            block = stored[rows]
+            if not block.any():
+                continue
+            block = block.astype(np.int64)
+            if self._without_gaps:
+                inside_values = (block >= self.values[0]) & (block <= self.values[-1])
+                part[rows] = np.where(inside_values, block - (self.values[0] - 1), 0)
+                continue
             at = np.minimum(np.searchsorted(self.values, block), len(self.values) - 1)
             part[rows] = np.where((self.values[at] == block) & (block != 0), at + 1, 0)
         return out
+
+    @property
+    def _without_gaps(self) -> bool:
+        """Whether the values are consecutive positive numbers, as most masks have them: then nothing has to be searched."""
+        return bool(self.values[0] > 0 and self.values[-1] - self.values[0] + 1 == len(self.values))
 
     def any_in(self, box: Box) -> bool:
         return len(self._index.hits(box)) > 0

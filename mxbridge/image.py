@@ -9,14 +9,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mxbridge.errors import InputError, NoPixelSize, UnknownName
 
 if TYPE_CHECKING:
     import dask.array as da
+
+
+def computed(lazy: da.Array) -> NDArray[Any]:
+    """What is in a dask array, computed in the calling thread: the program has threads of its own that read ahead."""
+    from dask.local import get_sync
+
+    # named as text, the scheduler would import all of dask.distributed
+    return np.asarray(lazy.compute(scheduler=get_sync))  # type: ignore[no-untyped-call]
 
 
 class Box(NamedTuple):

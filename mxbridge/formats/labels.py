@@ -17,9 +17,9 @@ from mxbridge.cells import Cells, LabelCells
 from mxbridge.errors import InputError, Unsupported
 from mxbridge.formats.open_image import PICTURE_STARTS, open_image
 from mxbridge.formats.pixels import FromArray, file_identity, looking, missing, reading
-from mxbridge.image import Box, LocalImage
+from mxbridge.image import Box, LocalImage, computed
 
-BLOCK = 2048
+BLOCK = 1024
 """Masks are scanned in squares of this side, whatever their tiles, so that their hash does not depend on the file layout."""
 
 STRETCHED_TO = 65535
@@ -194,12 +194,16 @@ def _scan(labels: da.Array, where: str) -> _Scan:
     values: list[NDArray[np.int64]] = []
     boxes: list[NDArray[np.int64]] = []
     for box in _blocks(labels.shape):
-        block = whole_numbers(labels[box.y0 : box.y1, box.x0 : box.x1].compute(scheduler="synchronous"), where)
-        digest.update(np.ascontiguousarray(block, "<i8").tobytes())
+        block = whole_numbers(computed(labels[box.y0 : box.y1, box.x0 : box.x1]), where)
+        if not block.any():
+            continue
+        digest.update(repr(box).encode())
+        digest.update(np.ascontiguousarray(block, "<i4" if block.max() < 2**31 else "<i8").data)
         found, extent = _boxes(block)
         values.append(found)
         boxes.append(extent + np.array([box.y0, box.x0, box.y0, box.x0]))
-    every, extents = np.concatenate(values), np.concatenate(boxes)
+    every = np.concatenate([np.zeros(0, np.int64), *values])
+    extents = np.concatenate([np.zeros((0, 4), np.int64), *boxes])
     order = np.argsort(every, kind="stable")
     every, extents = every[order], extents[order]
     starts = np.flatnonzero(np.r_[True, np.diff(every) != 0][: len(every)])
@@ -240,10 +244,10 @@ def _boxes(block: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
     low, high = int(inside.min()), int(inside.max())
     if high - low < DENSE_RANGE:
         names = np.arange(low, high + 1)
-        numbered = np.where(block != 0, block - (low - 1), 0)
+        numbered = np.where(block != 0, block - (low - 1), 0).astype(np.int32)
     else:
         names = np.unique(inside)
-        numbered = np.where(block != 0, np.searchsorted(names, block) + 1, 0)
+        numbered = np.where(block != 0, np.searchsorted(names, block) + 1, 0).astype(np.int32)
     slices = ndimage.find_objects(numbered)
     kept = [(k, s) for k, s in enumerate(slices) if s is not None]
     boxes = np.array([[s[0].start, s[1].start, s[0].stop, s[1].stop] for _, s in kept], np.int64)

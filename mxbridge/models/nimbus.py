@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from mxbridge.cells import Cells
 from mxbridge.errors import ModelError
 from mxbridge.image import Box, LocalImage
 from mxbridge.models.nimbus_input import inner_mask, tile_input, tile_mask
+from mxbridge.networks.fused_unet import FusedUNet
 from mxbridge.networks.residual_unet import ResidualUNet
 from mxbridge.stream.ahead import read_ahead
 from mxbridge.stream.engine import Engine
@@ -37,7 +37,7 @@ from mxbridge.stream.resample import Field
 from mxbridge.stream.views import IDENTITY, SIX_VIEWS, Views
 from mxbridge.stream.writer import MapWriter, Writer
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Goes up when scores change for the same input; part of every fingerprint."""
 VIEWS: dict[str, Views] = {"none": (IDENTITY,), "six": SIX_VIEWS}
 RECORDS_NAME = "scores.records"
@@ -86,7 +86,7 @@ class Nimbus:
     name: str
     um_per_px: float
     weights_sha256: str
-    network: ResidualUNet = field(repr=False)
+    network: FusedUNet = field(repr=False)
 
     @property
     def halo(self) -> int:
@@ -95,11 +95,6 @@ class Nimbus:
     @property
     def stride(self) -> int:
         return self.network.stride
-
-    @cached_property
-    def fast_network(self) -> ResidualUNet:
-        """The network as it is run: batch norm folded."""
-        return self.network.folded()
 
     def describe(self) -> dict[str, Any]:
         """For run.json and fingerprints."""
@@ -170,11 +165,9 @@ class _Run:
         )
         self.channels, self.factors = list(channels), [float(f) for f in factors]
         self.field = Field.of(image.shape, image.require_pixel_size(), model.um_per_px)
-        self.grid: Grid = engine.grid(
-            model.fast_network, self.field.shape, 1 / (self.field.y.ratio * self.field.x.ratio)
-        )
+        self.grid: Grid = engine.grid(model.network, self.field.shape, 1 / (self.field.y.ratio * self.field.x.ratio))
         self.reader = TileReader(image, cells, channels, self.field, self.grid)
-        self.batch = engine.samples(model.fast_network, self.grid)
+        self.batch = engine.samples(model.network, self.grid)
         self.tiles = [tile for tile in self.grid if maps is not None or self.reader.wanted(tile)] if channels else []
         together = max(1, self.batch // max(1, len(self.channels)))
         self.groups = [self.tiles[i : i + together] for i in range(0, len(self.tiles), together)]
@@ -207,10 +200,16 @@ class _Run:
             progress(finished, len(self.tiles))
         if not todo:
             return
-        self.engine.prepare(self.model.fast_network)
+        self.engine.prepare(self.model.network)
         jobs = (tile for group in todo for tile in group)
         readers = self.engine.readers
-        stream = read_ahead(jobs, self.read, workers=readers, ahead=self.reader.ahead(readers))
+        stream = read_ahead(
+            jobs,
+            self.read,
+            workers=readers,
+            ahead=self.reader.ahead(readers, self.engine.queue_bytes),
+            reduced=self.engine.step_back,
+        )
         with closing(stream), Writer() as writer:
             for group in todo:
                 read = [(tile, next(stream)) for tile in group]
@@ -229,7 +228,7 @@ class _Run:
         if data is None:
             return None
         inner = inner_mask(data.labels)
-        return _ReadTile(data, inner, cell_pixels(data, inner, self.reader))
+        return _ReadTile(data.without_labels(), inner, cell_pixels(data, inner, self.reader))
 
     def compute(self, group: list[_ReadTile], writer: Writer) -> list[TileSums]:
         """Forward passes over tiles x markers x views, in batches of samples of one size."""
@@ -243,7 +242,7 @@ class _Run:
                 [tile_input(group[t].data, k, self.factors[k], masks[t], self.field.shape) for t, k in batch]
             )
             core = group[batch[0][0]].data.tile.core_in_outer
-            outputs = self.engine.predict(self.model.fast_network, inputs, core, self.views)[:, :, 0].cpu().numpy()
+            outputs = self.engine.predict(self.model.network, inputs, core, self.views)[:, :, 0].cpu().numpy()
             for (t, k), maps in zip(batch, outputs, strict=True):
                 tile = group[t]
                 sums[t][k, :views] = (tile.pixels.map_weights @ maps.reshape(views, -1).T.astype(np.float64)).T
@@ -344,7 +343,7 @@ def load(path: str | Path, *, name: str = "Nimbus", um_per_px: float = 1.0) -> N
             f"{path}: a network from {network.in_channels} to {network.out_channels} channels; Nimbus goes from 2 to 1",
             hint="Nimbus needs a V<number>.pt or a checkpoint tuned from one",
         )
-    return Nimbus(name, um_per_px, digest, network)
+    return Nimbus(name, um_per_px, digest, FusedUNet(network))
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from mxbridge.cells import Cells
 from mxbridge.errors import Unsupported
 from mxbridge.formats.atomic import make_folder, write_atomically
-from mxbridge.image import Box, LocalImage
+from mxbridge.image import Box, LocalImage, computed
 from mxbridge.models.nimbus import CellScores, Nimbus, check_factors
 from mxbridge.models.nimbus_input import inner_mask
-from mxbridge.networks.residual_unet import ResidualUNet
+from mxbridge.networks.fused_unet import FusedUNet
 from mxbridge.stream.engine import Engine
 from mxbridge.stream.resample import reflect_index
 from mxbridge.stream.views import IDENTITY, View
@@ -80,7 +80,7 @@ def score(
     values, sd, intensity = (np.full((len(channels), n), np.nan, np.float32) for _ in range(3))
     bad = np.zeros((len(channels), 2), np.int64)
     for k, (channel, factor) in enumerate(zip(channels, factors, strict=True)):
-        raw = np.asarray(image.levels[0][channel].compute(scheduler="synchronous"))
+        raw = computed(image.levels[0][channel])
         views = predictor.views_of(raw, factor, mask)
         means = np.stack([_means(labels, predictor.enlarge(view), area) for view in views])
         values[k] = weights @ means
@@ -121,7 +121,7 @@ class Predictor:
             )
         network = model.network
         if self.tiled:
-            network = ResidualUNet.from_state_dict(model.network.state_dict(), padding="valid")
+            network = model.network.with_padding("valid")
             for name in {view.turns % 2 for view, _ in self.views}:
                 self._check_tiles(image.name, network, self.small[::-1] if name else self.small)
         self.network, self.device = network, engine.torch_device
@@ -150,7 +150,9 @@ class Predictor:
 
     def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            return self.network(inputs.contiguous().to(self.device)).to("cpu", torch.float64)
+            return self.network(inputs.to(self.device).contiguous(memory_format=self.network.memory_format)).to(
+                "cpu", torch.float64
+            )
 
     def _tiles(self, inputs: NDArray[np.float32]) -> torch.Tensor:
         """Tiles of the valid network laid side by side, ``(1, 1, y, x)`` float64."""
@@ -173,7 +175,7 @@ class Predictor:
                 out[0, 0, i * y.step : (i + 1) * y.step, j * x.step : (j + 1) * x.step] = tile[0]
         return out[:, :, y.strip_before : out.shape[2] - y.strip_after, x.strip_before : out.shape[3] - x.strip_after]
 
-    def _check_tiles(self, name: str, network: ResidualUNet, shape: tuple[int, int]) -> None:
+    def _check_tiles(self, name: str, network: FusedUNet, shape: tuple[int, int]) -> None:
         for length, size in zip(shape, self.options.input_shape, strict=True):
             axis = _axis(network, length, size)
             if axis.crop < 1 or axis.strip_after < 1 or axis.strip_before < 0:
@@ -203,7 +205,7 @@ class _TiledAxis:
         return self.after - (self.size - self.step) // 2
 
 
-def _axis(network: ResidualUNet, length: int, size: int) -> _TiledAxis:
+def _axis(network: FusedUNet, length: int, size: int) -> _TiledAxis:
     output = valid_size(size, network.depth)
     surplus = output % 32
     step = output - surplus

@@ -6,13 +6,11 @@ Source: Nimbus (Rumberger et al., Nature Methods 2025); layer layout and key nam
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Padding = Literal["reflect", "valid"]
 WRAPPER_PREFIXES = ("_orig_mod.", "module.")
@@ -97,19 +95,11 @@ class ResidualUNet(nn.Module):
             x = layer(skips.pop(), x) if isinstance(layer, SkipJoin) else layer(x)
         return self.final_conv(x)
 
-    def folded(self) -> ResidualUNet:
-        """A copy for inference with each batch norm folded into its convolution: equal to 1e-5, and 10 % faster."""
-        network = deepcopy(self).eval()
-        for block in network.modules():
-            if isinstance(block, ResidualBlock):
-                block.conv2d_1 = fuse_conv_bn_eval(block.conv2d_1, block.bn_1)
-                block.conv2d_2 = fuse_conv_bn_eval(block.conv2d_2, block.bn_2)
-                block.bn_1, block.bn_2 = nn.Identity(), nn.Identity()
-        return network
-
     @classmethod
     def from_state_dict(cls, weights: Mapping[str, Tensor], *, padding: Padding = "reflect") -> ResidualUNet:
         """The network that ``weights`` belong to, in evaluation mode and float32; width and depth are read from them.
+
+        Weights that are float32 already are shared, not copied.
 
         Raises ValueError that says what does not fit when they belong to another network or hold numbers that are none.
         """
@@ -124,8 +114,10 @@ class ResidualUNet(nn.Module):
             if key.endswith("num_batches_tracked"):  # has no effect on the output, and some files leave it out
                 loaded[key] = torch.zeros((), dtype=template.dtype)
                 continue
-            loaded[key] = weights[key].detach().to("cpu", torch.float32).contiguous().clone()
-            if not torch.isfinite(loaded[key]).all():
+            loaded[key] = weights[key].detach().to("cpu", torch.float32).contiguous()
+            if not all(
+                torch.isfinite(end) for end in torch.aminmax(loaded[key])
+            ):  # either end is NaN where any value is
                 raise ValueError(f"{key} holds values that are not finite")
         network.load_state_dict(loaded, assign=True)
         return network.eval()

@@ -21,11 +21,15 @@ from mxbridge.stream.views import IDENTITY, View
 
 log = logging.getLogger(__name__)
 
-CPU_LAYER_BYTES = 128 * 1024**2
+CPU_LAYER_BYTES = 200 * 1024**2
 CUDA_LAYER_BYTES = 1024**3
-"""Largest activation of one sample that the default tile may make (float32, widest layer at full size)."""
+"""Largest activation of one sample that the default tile may make (float32, widest layer at full size); a network holds three
+or four of them. Larger tiles spend less on their halos: on CPUs the rest of the program and four such layers stay below 1.4 GB."""
 LARGEST_LABELS = 4096**2
-"""Full-resolution pixels under a default tile: each costs a reading thread about 40 bytes."""
+"""Full-resolution pixels under a default tile: each costs a reading thread about 20 bytes."""
+CPU_QUEUE_BYTES = 128 * 1024**2
+CUDA_QUEUE_BYTES = 1024**3
+"""Decoded tiles waiting for the model take no more than this (but one is always read ahead)."""
 LAYERS_ALIVE = 12
 """Activations of the largest size that a U-Net keeps at once, for the batch on a GPU (measured: 8 to 11)."""
 LARGEST_TILE = 2048
@@ -77,6 +81,11 @@ class Engine:
         self.readers = self.workers or min(4, os.cpu_count() or 1)
         self._batch_limit: int | None = None
         self._core_limit: int | None = None
+
+    @property
+    def queue_bytes(self) -> int:
+        """What tiles that wait for the network may take: a CPU is never faster than one or two readers."""
+        return CUDA_QUEUE_BYTES if self.torch_device.type == "cuda" else CPU_QUEUE_BYTES
 
     def prepare(self, network: TiledNetwork) -> None:
         """Move the network to the device, once per run."""
@@ -132,7 +141,7 @@ class Engine:
                 if count == 1 or not is_out_of_memory(error):
                     raise
                 self._batch_limit = count // 2
-                self._step_back(f"batch {count} -> {self._batch_limit}")
+                self.step_back(f"batch {count} -> {self._batch_limit}")
         return torch.cat(parts)
 
     def _predict_cut(self, network: TiledNetwork, inputs: Tensor, core: Box, views: Sequence[View]) -> Tensor:
@@ -151,7 +160,7 @@ class Engine:
                         hint="Close other programs or use another --device",
                     ) from error
                 self._core_limit = max(network.stride, round_up(longer // 2, network.stride))
-                self._step_back(f"tile core {longer} -> {self._core_limit} px")
+                self.step_back(f"tile core {longer} -> {self._core_limit} px")
         middle = round_up(longer // 2, network.stride)
         axis = 0 if height == longer else 1
         cut = (core.y0, core.x0)[axis] + middle
@@ -180,7 +189,8 @@ class Engine:
             return nullcontext()
         return torch.autocast(self.torch_device.type, dtype=self.dtype)
 
-    def _step_back(self, what: str) -> None:
+    def step_back(self, what: str) -> None:
+        """Record, and say, that something was reduced for lack of memory."""
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
         self.steps_back.append(what)

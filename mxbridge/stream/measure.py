@@ -23,6 +23,8 @@ Number = TypeVar("Number", bound=np.number[Any])
 
 HEAD = struct.Struct("<QQQQ")
 SHAPE_ROWS = 5
+STRIP_PIXELS = 1 << 20
+"""Full-resolution pixels of a tile whose cells are looked up at once: each costs about 40 bytes."""
 BLOCK_BYTES = 256 * 1024**2
 """Sums held in memory at once while the records are added up."""
 
@@ -44,38 +46,50 @@ class CellPixels:
 
 
 def cell_pixels(data: TileData, inner: NDArray[np.bool_], reader: TileReader) -> CellPixels:
-    """Geometry of one tile. inner: the eroded mask ``(y, x)`` of ``data.label_box``."""
+    """Geometry of one tile. inner: the eroded mask ``(y, x)`` of ``data.label_box``.
+
+    Worked through in strips: what is held of a pixel on the way would otherwise be the highest peak of a whole run.
+    """
     labels, owned = data.owned_labels, data.owned
-    inside = labels > 0
-    y, x = (axis.astype(np.int32) for axis in np.nonzero(inside))  # a tile of a finely sampled slide has many pixels
-    cells, local = _compact(labels[inside])
     top, left = owned.y0 - data.label_box.y0, owned.x0 - data.label_box.x0
-    kept = inner[top : top + labels.shape[0], left : left + labels.shape[1]][inside]
-    full_y, full_x = y + np.int32(owned.y0), x + np.int32(owned.x0)
-    height, width = reader.image.shape
-    edge = (full_y == 0) | (full_x == 0) | (full_y == height - 1) | (full_x == width - 1)
-    n = len(cells)
-    shape = np.stack(
-        [
-            np.bincount(local, minlength=n).astype(np.float64),
-            np.bincount(local, weights=kept, minlength=n),
-            np.bincount(local, weights=full_y + 0.5, minlength=n),
-            np.bincount(local, weights=full_x + 0.5, minlength=n),
-            (np.bincount(local, weights=edge, minlength=n) > 0).astype(np.float64),
-        ]
-    )
-    core = data.tile.core
+    kept = inner[top : top + labels.shape[0], left : left + labels.shape[1]]
+    core, level = data.tile.core, data.level_box.shape
     model_y = reader.field.y.model_pixel(owned.y0, owned.y1) - core.y0
     model_x = reader.field.x.model_pixel(owned.x0, owned.x1) - core.x0
-    level = data.level_box.shape
     level_y = np.clip(reader.level_pixel(np.arange(owned.y0, owned.y1), 0) - data.level_box.y0, 0, level[0] - 1)
     level_x = np.clip(reader.level_pixel(np.arange(owned.x0, owned.x1), 1) - data.level_box.x0, 0, level[1] - 1)
-    return CellPixels(
-        (cells - 1).astype(np.int32),
-        shape,
-        _weights(local, n, _places(model_y, model_x, core.shape, y, x), core.shape),
-        _weights(local, n, _places(level_y, level_x, level, y, x), level),
-    )
+    cells, number = _compact(labels)
+    n = len(cells)
+    shape = np.zeros((SHAPE_ROWS, n))
+    map_weights, raw_weights = _no_weights(n, core.shape), _no_weights(n, level)
+    high = max(1, STRIP_PIXELS // max(1, labels.shape[1]))
+    for first in range(0, labels.shape[0], high):
+        rows = slice(first, first + high)
+        inside = labels[rows] > 0
+        if not inside.any():
+            continue
+        y, x = (axis.astype(np.int32) for axis in np.nonzero(inside))
+        local = number[labels[rows][inside]]
+        shape += _shape_of(local, n, y + np.int32(owned.y0 + first), x + np.int32(owned.x0), kept[rows][inside], reader)
+        map_weights += _weights(local, n, _places(model_y[rows], model_x, core.shape, y, x), core.shape)
+        raw_weights += _weights(local, n, _places(level_y[rows], level_x, level, y, x), level)
+    touches = (shape[-1:] > 0).astype(np.float64)
+    return CellPixels((cells - 1).astype(np.int32), np.vstack([shape[:-1], touches]), map_weights, raw_weights)
+
+
+def _shape_of(
+    local: NDArray[np.int32],
+    n: int,
+    y: NDArray[np.int32],
+    x: NDArray[np.int32],
+    kept: NDArray[np.bool_],
+    reader: TileReader,
+) -> NDArray[np.float64]:
+    """``(5, n)`` of some pixels; the last row counts pixels at the border of the image."""
+    height, width = reader.image.shape
+    edge = (y == 0) | (x == 0) | (y == height - 1) | (x == width - 1)
+    weights = (None, kept, y + 0.5, x + 0.5, edge)
+    return np.stack([np.bincount(local, weights=w, minlength=n).astype(np.float64) for w in weights])
 
 
 @dataclass(frozen=True)
@@ -200,13 +214,12 @@ class CellSums:
 
 
 def _compact(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """``numpy.unique`` with the inverse, without sorting pixels. labels: positive."""
-    if not len(labels):
-        return labels, np.zeros(0, np.int32)
-    lowest = labels.min()
-    present = np.bincount(labels - lowest) > 0
-    number = np.cumsum(present, dtype=np.int32) - np.int32(1)
-    return (np.flatnonzero(present) + lowest).astype(np.int32), number[labels - lowest]
+    """The labels above 0 that occur, ascending, and the position of each label among them."""
+    present = np.zeros(int(labels.max(initial=0)) + 1, bool)
+    for row in labels:
+        present[row] = True
+    present[0] = False
+    return np.flatnonzero(present).astype(np.int32), np.cumsum(present, dtype=np.int32) - np.int32(1)
 
 
 def _places(
@@ -220,6 +233,10 @@ def _places(
     if shape[0] * shape[1] < 2**31:
         return (rows * shape[1]).astype(np.int32)[y] + columns.astype(np.int32)[x]
     return (rows * shape[1])[y] + columns[x]
+
+
+def _no_weights(n: int, shape: tuple[int, int]) -> sparse.csr_matrix:
+    return sparse.csr_matrix((n, shape[0] * shape[1]))
 
 
 def _weights(

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mxbridge.errors import BrokenFile
-from mxbridge.image import Box, LocalImage
+from mxbridge.image import Box, LocalImage, computed
 from mxbridge.stream.ahead import read_ahead
 
 BINS = 1 << 16
-BLOCK_BYTES = 8 * 1024**2
+BLOCK_BYTES = 2 * 1024**2
 """Stored numbers read at once (one chunk of one channel is always read whole). Counting needs about ten times as much; with
 64 MiB this step had the highest peak of a whole run."""
 
@@ -118,7 +118,7 @@ def _read(image: LocalImage, channels: Sequence[int], readers: int) -> Iterator[
         box = block.box
         part = level[[channels[k] for k in block.channels], box.y0 : box.y1, box.x0 : box.x1]
         try:
-            return block, np.asarray(part.compute(scheduler="synchronous"))
+            return block, computed(part)
         except (OSError, ValueError, RuntimeError, KeyError, IndexError, EOFError) as error:
             where = image.files[0] if image.files else image.name
             raise BrokenFile(where, f"pixels {tuple(box)} cannot be read ({error})") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 
 from mxbridge.cells import Cells
 from mxbridge.errors import BrokenFile, MxbridgeError
-from mxbridge.image import Box, LocalImage
+from mxbridge.image import Box, LocalImage, computed
 from mxbridge.stream.grid import Grid, Tile
 from mxbridge.stream.resample import Field, Scale, Taps, level_step
 
-QUEUE_BYTES = 1024**3
-"""Decoded tiles waiting for the model take no more than this (but one is always read ahead)."""
-LABEL_BYTES = 24
-"""Kept of each full-resolution pixel of a waiting tile besides the raw numbers: label, eroded mask, weights of the cells
-(measured: 18 to 24)."""
+LABEL_BYTES = 12
+"""Kept of each full-resolution pixel of a waiting tile besides the raw numbers: eroded mask, weights of the cells."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,10 @@ class TileData:
     rows: Taps
     columns: Taps
     raw: NDArray[Any]
+
+    def without_labels(self) -> TileData:
+        """The tile without the largest of its arrays, once everything that follows from labels is known."""
+        return replace(self, labels=np.zeros((0, 0), np.int32))
 
     @property
     def owned_labels(self) -> NDArray[np.int32]:
@@ -85,7 +86,7 @@ class TileReader:
         """Stored numbers ``(channels, y, x)`` of ``box`` at the level read, in native byte order. Raises InputError."""
         block = self.image.levels[self.level][self.channels, box.y0 : box.y1, box.x0 : box.x1]
         try:
-            raw = np.asarray(block.compute(scheduler="synchronous"))
+            raw = computed(block)
         except MxbridgeError:
             raise
         except (OSError, ValueError, RuntimeError, KeyError, IndexError, EOFError) as error:
@@ -137,13 +138,13 @@ class TileReader:
         begin, end = np.searchsorted(centre, [first, last])
         return low + int(begin), low + int(end)
 
-    def ahead(self, workers: int) -> int:
-        """How many tiles may wait, so that they stay within QUEUE_BYTES."""
+    def ahead(self, workers: int, queue_bytes: int) -> int:
+        """How many tiles may be read or wait while one is worked on, so that they stay within ``queue_bytes``; at least 1."""
         pixels = self.grid.core + 2 * self.grid.halo
         source = self.image.levels[self.level].dtype.itemsize * len(self.channels)
         per_model_pixel = source / _per_pixel(self.field, self.step)
         per_model_pixel += LABEL_BYTES / _per_pixel(self.field, (1.0, 1.0))
-        return int(min(2 * workers, max(1, QUEUE_BYTES // max(1.0, pixels**2 * per_model_pixel))))
+        return int(min(2 * workers, max(1, queue_bytes // max(1.0, pixels**2 * per_model_pixel))))
 
 
 def best_level(image: LocalImage, field: Field) -> int:

@@ -14,13 +14,14 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from mxbridge.cells import LabelCells
 from mxbridge.image import Channel, LocalImage
 from mxbridge.models.nimbus import CellScores, Nimbus, load
+from mxbridge.networks.fused_unet import FusedUNet
 from mxbridge.networks.residual_unet import ResidualUNet
 from mxbridge.stream.engine import Engine
 
 
-def narrow_model(*, width: int = 3, depth: int = 3, seed: int = 0, um_per_px: float = 1.0) -> Nimbus:
+def narrow_network(*, width: int = 3, depth: int = 3, seed: int = 0) -> ResidualUNet:
     """Random weights, uneven batch norm, outputs spread over 0..1."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         network = ResidualUNet(width, depth).eval()
         for name, parameter in network.named_parameters():
@@ -28,7 +29,17 @@ def narrow_model(*, width: int = 3, depth: int = 3, seed: int = 0, um_per_px: fl
                 torch.nn.init.normal_(parameter, 0, 1.2 / parameter[0].numel() ** 0.5)
             else:
                 torch.nn.init.uniform_(parameter, 0.2, 1.0)
-    return Nimbus("Narrow", um_per_px, f"seed {seed}", network)
+        logits = torch.logit(network.double()(torch.rand(1, 2, 96, 96, dtype=torch.float64)))
+        network.final_conv.weight /= logits.std()
+        network.final_conv.bias -= logits.mean()
+        network.final_conv.bias /= logits.std()
+    return network.float()
+
+
+def narrow_model(*, width: int = 3, depth: int = 3, seed: int = 0, um_per_px: float = 1.0) -> Nimbus:
+    """:func:`narrow_network` as it is run."""
+    network = narrow_network(width=width, depth=depth, seed=seed)
+    return Nimbus("Narrow", um_per_px, f"seed {seed}", FusedUNet(network))
 
 
 def labels_of(height: int, width: int, seed: int, radius: float = 4.5, spacing: float = 9.0) -> np.ndarray:

@@ -11,14 +11,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nimbus_fields import cells_of, image_of, labels_of, narrow_model, noise, oracle_field, oracle_model, score
+from nimbus_fields import (
+    cells_of,
+    image_of,
+    labels_of,
+    narrow_model,
+    narrow_network,
+    noise,
+    oracle_field,
+    oracle_model,
+    score,
+)
 from skimage.segmentation import find_boundaries
 
 from mxbridge.cells import LabelCells, OutlineCells, Rings
 from mxbridge.errors import NoPixelSize, OutputError, UsageError
 from mxbridge.image import Box, Channel, LocalImage
-from mxbridge.models.nimbus import VIEWS, Nimbus
+from mxbridge.models.nimbus import VIEWS
 from mxbridge.models.nimbus_input import inner_mask, marker_channel, whole_input
+from mxbridge.networks.residual_unet import ResidualUNet
 from mxbridge.stream.engine import Engine
 
 NUMPY_VIEWS = [  # there, and back
@@ -47,25 +58,27 @@ def areas(image: np.ndarray, step: float, size: int, axis: int) -> np.ndarray:
 
 
 def one_pass(
-    model: Nimbus, raw: np.ndarray, labels: np.ndarray, factors: list[float], um: tuple[float, float], views: int
+    network: ResidualUNet,
+    raw: np.ndarray,
+    labels: np.ndarray,
+    factors: list[float],
+    um: tuple[float, float],
+    views: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score and deviation by a plain reading of the definition, the whole image at once; and the mean map."""
-    shape = [
-        max(1, int(np.ceil(length * s / model.um_per_px - 1e-6))) for length, s in zip(labels.shape, um, strict=True)
-    ]
+    """Score and deviation by a plain reading of the definition: the whole image at once at 1 µm per pixel, through the network
+    as it was published."""
+    shape = [max(1, int(np.ceil(length * s - 1e-6))) for length, s in zip(labels.shape, um, strict=True)]
 
     def shrink(plane: np.ndarray) -> np.ndarray:
-        rows = areas(plane, model.um_per_px / um[0], shape[0], 0)
-        return areas(rows, model.um_per_px / um[1], shape[1], 1)
+        rows = areas(plane, 1 / um[0], shape[0], 0)
+        return areas(rows, 1 / um[1], shape[1], 1)
 
     mask = shrink((labels > 0) & ~find_boundaries(labels, mode="inner", connectivity=1)) >= 0.5 - 1e-5
-    stride = model.stride
+    stride = network.stride
     pad = [max(2 * stride, -(-length // stride) * stride) - length for length in shape]
-    at = np.minimum(np.floor((np.arange(labels.shape[0]) + 0.5) * um[0] / model.um_per_px + 1e-9), shape[0] - 1).astype(
-        int
-    )
-    to = np.minimum(np.floor((np.arange(labels.shape[1]) + 0.5) * um[1] / model.um_per_px + 1e-9), shape[1] - 1).astype(
-        int
+    at, to = (
+        np.minimum(np.floor((np.arange(labels.shape[k]) + 0.5) * um[k] + 1e-9), shape[k] - 1).astype(int)
+        for k in (0, 1)
     )
     n = labels.max()
     means = []
@@ -76,7 +89,7 @@ def one_pass(
         means.append([])
         for there, back in NUMPY_VIEWS[:views]:
             with torch.inference_mode():
-                out = model.network(torch.from_numpy(there(both)[None].astype(np.float32).copy())).numpy()
+                out = network(torch.from_numpy(there(both)[None].astype(np.float32).copy())).numpy()
             full = back(out)[0, 0, : shape[0], : shape[1]][at][:, to]
             means[-1].append([full[labels == k + 1].mean(dtype=np.float64) for k in range(n)])
     return np.mean(means, axis=1), np.std(means, axis=1)
@@ -101,7 +114,8 @@ def test_any_tiling_is_one_pass_over_the_whole(
     engine = Engine(device="cpu", tile=2 * model.halo + model.stride + tile, batch=batch)
     cells, factors = cells_of(labels), [1900.0, 2500.0]
     scores = model.score(image_of(raw, um, chunk=37), cells, [0, 1], factors, engine, views=VIEWS[views])
-    expected, deviation = one_pass(model, raw, labels, factors, um, len(VIEWS[views]))
+    network = narrow_network(depth=depth, seed=seed % 7)
+    expected, deviation = one_pass(network, raw, labels, factors, um, len(VIEWS[views]))
     np.testing.assert_allclose(scores.score, expected, atol=1e-5)
     if views == "six":
         np.testing.assert_allclose(scores.view_sd, deviation, atol=1e-5)
@@ -119,6 +133,39 @@ def test_any_tiling_is_one_pass_over_the_whole(
     np.testing.assert_array_equal(scores.eroded_px, np.bincount(labels[inner], minlength=len(cells) + 1)[1:])
     rim = set(labels[[0, -1]].ravel()) | set(labels[:, [0, -1]].ravel())
     np.testing.assert_array_equal(scores.touches_edge, [k in rim for k in range(1, len(cells) + 1)])
+
+
+@given(
+    size=st.tuples(st.integers(41, 70), st.integers(41, 70)),
+    um=st.sampled_from([0.325, 0.5, 0.5022, 1.0]),
+    tiles=st.lists(st.integers(6, 20), min_size=2, max_size=2),
+    seed=st.integers(0, 999),
+)
+@settings(deadline=None, max_examples=15)
+def test_outlines_across_tiles_score_the_same(size: tuple[int, int], um: float, tiles: list[int], seed: int) -> None:
+    """Cells as QuPath has them, large enough to lie in several tiles, some over others, some partly outside."""
+    shape, rng = (int(size[0] / um), int(size[1] / um)), np.random.default_rng(seed)
+    turn = np.linspace(0, 2 * np.pi, 17)[:-1]
+    cells = []
+    for _ in range(12):
+        y, x = rng.uniform(-3, shape[0] + 3), rng.uniform(-3, shape[1] + 3)
+        reach = rng.uniform(2, 25) * rng.uniform(0.7, 1.3, len(turn))
+        cells.append([np.stack([x + reach * np.cos(turn), y + reach * np.sin(turn)], 1)])
+    outlines = OutlineCells(tuple(map(str, range(12))), (None,) * 12, shape, Rings.of(cells))
+    model, image = narrow_model(depth=2), image_of(noise(1, *shape, seed=seed), (um, um))
+    least = 2 * model.halo + model.stride
+    found = [
+        model.score(image, outlines, [0], [2000.0], Engine(device="cpu", tile=tile))
+        for tile in (4096, *(least + extra for extra in tiles))
+    ]
+    for other in found[1:]:
+        assert other.tiles_done + other.tiles_skipped > 1
+        for name in ("score", "intensity", "centroid"):
+            np.testing.assert_allclose(
+                getattr(other, name), getattr(found[0], name), atol=1e-5, rtol=1e-5, err_msg=name
+            )
+        for name in ("area_px", "eroded_px", "touches_edge"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(found[0], name), err_msg=name)
 
 
 def test_oracle_weights_and_field_at_any_tile(data: Path) -> None:

@@ -1,42 +1,22 @@
-"""A run that was stopped or killed goes on and ends with identical arrays."""
+"""A run that was stopped after any tile goes on and ends with identical arrays and maps.
+
+Kills (of whole commands, at every step and any moment) are in ``tests/cli/test_kill.py``.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from nimbus_fields import assert_same, cells_of, image_of, labels_of, narrow_model, noise, score
 
 from mxbridge.errors import Interrupted
 from mxbridge.models import nimbus
 from mxbridge.models.nimbus import VIEWS, CellScores
 from mxbridge.stream.engine import Engine
-
-KILLED_RUN = """
-import os, sys, threading
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import torch
-from nimbus_fields import cells_of, image_of, labels_of, narrow_model, noise
-from mxbridge.models.nimbus import VIEWS
-from mxbridge.stream.engine import Engine
-torch.set_num_threads(1)
-tiles, after = int(sys.argv[3]), float(sys.argv[4])
-labels, raw = labels_of(120, 130, seed=8), noise(2, 120, 130, seed=8)
-def progress(done, total):
-    if done >= tiles and threading.active_count() < 20:
-        threading.Timer(after, lambda: os.kill(os.getpid(), 9)).start()
-narrow_model(depth=2).score(
-    image_of(raw), cells_of(labels), [0, 1], [2000.0] * 2, Engine(device="cpu", tile=32), views=VIEWS["six"],
-    work=Path(sys.argv[2]), progress=progress,
-)
-"""
+from mxbridge.tasks.score_maps import ScoreMaps, map_places
 
 
 def stop_after(tiles: int):
@@ -48,12 +28,14 @@ def stop_after(tiles: int):
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path, batch: int) -> None:
+def test_stopped_after_any_tile_it_goes_on_and_ends_the_same(tmp_path: Path, batch: int) -> None:
     model = narrow_model(depth=2)
-    labels, raw = labels_of(120, 130, seed=8), noise(2, 120, 130, seed=8)
+    labels, raw = labels_of(90, 100, seed=8), noise(2, 90, 100, seed=8)
+    labels[:20, :20] = 0
     options = {"tile": 32, "batch": batch, "views": VIEWS["six"]}
     expected = score(model, raw, labels, **options)
-    for stop in range(2, expected.tiles_done, 3):
+    assert expected.tiles_done > 9
+    for stop in range(expected.tiles_done):
         work = tmp_path / f"{stop}"
         with pytest.raises(Interrupted):
             score(model, raw, labels, work=work, progress=stop_after(stop), **options)
@@ -72,6 +54,28 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path, batch: int) -> 
         score(model, raw, labels, work=work, progress=lambda done, total: again.append(done), **options), expected
     )
     assert again == [expected.tiles_done]  # nothing was left to do
+
+
+def test_maps_of_a_stopped_run_end_the_same(tmp_path: Path) -> None:
+    """Stopped after any tile, maps included: the same bytes in every chunk, and no tile left empty."""
+    model = narrow_model(depth=2)
+    labels, raw = labels_of(60, 70, seed=8), noise(1, 60, 70, seed=8)
+
+    def run(work: Path, **options) -> tuple[CellScores, dict[str, bytes]]:
+        places = map_places(["A (Narrow)"], ["k" * 32], work)
+        maps = ScoreMaps(places, model.map_shape(image_of(raw)), (1.0, 1.0), "0.4")
+        scores = score(model, raw, labels, tile=32, work=work / "work", maps=maps, **options)
+        maps.finish()
+        folder = places[0].final
+        return scores, {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    expected, chunks = run(tmp_path / "whole")
+    for stop in range(expected.tiles_done):
+        with pytest.raises(Interrupted):
+            run(tmp_path / f"{stop}", progress=stop_after(stop))
+        found, same = run(tmp_path / f"{stop}")
+        assert_same(found, expected)
+        assert same == chunks, f"stopped after {stop} tiles"
 
 
 def test_records_of_other_settings_are_not_taken_over(tmp_path: Path) -> None:
@@ -103,30 +107,3 @@ def test_records_of_other_inputs_are_not_taken_over(tmp_path: Path, changed: str
     found = run(work=tmp_path, progress=lambda d, t: done.append(d))
     assert done[0] == 0
     assert_same(found, run())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="kill -9 is a POSIX signal")
-def test_kill_nine_at_any_moment_loses_nothing(tmp_path: Path) -> None:
-    labels, raw = labels_of(120, 130, seed=8), noise(2, 120, 130, seed=8)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        expected = score(narrow_model(depth=2), raw, labels, tile=32, views=VIEWS["six"])
-        started: list[int] = []
-        for tiles, after in ((3, "0"), (6, "0.02"), (10, "0.05")):
-            command = [sys.executable, "-c", KILLED_RUN, str(Path(__file__).parent), str(tmp_path), str(tiles), after]
-            assert subprocess.run(command, check=False, timeout=120).returncode in (0, -9)
-        found = score(
-            narrow_model(depth=2),
-            raw,
-            labels,
-            tile=32,
-            views=VIEWS["six"],
-            work=tmp_path,
-            progress=lambda done, total: started.append(done),
-        )
-    finally:
-        torch.set_num_threads(threads)
-    assert started[0] > 0  # something of the killed runs was there
-    assert_same(found, expected)
