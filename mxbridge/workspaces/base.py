@@ -71,8 +71,8 @@ class Workspace(ABC):
         """
 
     @abstractmethod
-    def pull(self, ref: ImageRef, cells: CellKind = "cells") -> Pulled:
-        """Open one image lazily and read its cells. Raises SourceError, InputError."""
+    def pull(self, ref: ImageRef, cells: CellKind | None = "cells") -> Pulled:
+        """Open one image lazily and read its cells (None: pixels only). Raises SourceError, InputError."""
 
     @abstractmethod
     def publish(self, results: Results) -> Published:

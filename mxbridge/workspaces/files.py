@@ -15,7 +15,7 @@ from mxbridge.formats.file_names import readable
 from mxbridge.formats.labels import is_geojson, looks_stretched, open_labels
 from mxbridge.formats.ome_zarr import is_zarr, label_image_path, label_names
 from mxbridge.formats.open_image import open_image
-from mxbridge.formats.pixels import looking
+from mxbridge.formats.pixels import file_identity, looking
 from mxbridge.results import ImageRef, Results
 from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
 from mxbridge.workspaces.found_images import Found, find_images, find_masks, match_masks
@@ -50,6 +50,7 @@ class FilesWorkspace(Workspace):
         if not self._paths:
             raise UsageError("no image files were named", hint="Give them with --files PATH")
         self._um_per_px, self._stretched, self._plane = um_per_px, stretched_labels, plane
+        self._last_mask: tuple[str, Cells] | None = None
         self._runs_home = Path(runs_home) if runs_home is not None else Path.cwd() / "mxbridge-runs"
         self.address = "files:" + os.pathsep.join(readable(str(Path(p).absolute())) for p in self._paths)
 
@@ -71,8 +72,11 @@ class FilesWorkspace(Workspace):
             chosen.update(dict.fromkeys(fitting))
         return list(chosen)
 
-    def pull(self, ref: ImageRef, cells: CellKind = "cells") -> Pulled:
-        """Open the image and its mask. ``annotations`` are only in GeoJSON; a mask holds cells, whatever they are called."""
+    def pull(self, ref: ImageRef, cells: CellKind | None = "cells") -> Pulled:
+        """Open the image and its mask. ``annotations`` are only in GeoJSON; a mask holds cells, whatever they are called.
+
+        The last mask is remembered as long as its file stays the same: planning and computing scan it once.
+        """
         found = self._images.get(ref.id)
         if found is None:
             raise UnknownName("image", ref.name, [image.name for image in self._images.values()])
@@ -80,6 +84,8 @@ class FilesWorkspace(Workspace):
             image = open_image(found.path, name=found.name, plane=self._plane)
             if self._um_per_px is not None:
                 image = image.with_pixel_size(self._um_per_px)
+            if cells is None:
+                return Pulled(ref, image, None)
             notes = [found.note] if found.note else []
             masks, remarks = self._masks
             pulled_cells, cell_notes = self._cells(found, masks.get(found.path), image.shape, cells)
@@ -125,7 +131,7 @@ class FilesWorkspace(Workspace):
             return (cells if len(cells) else None), []
         if kind == "annotations":
             return None, [f"{mask.name}: a label mask has cells, no annotations"]
-        cells = open_labels(mask, shape, stretched=self._stretched, plane=self._plane)
+        cells = self._scanned(mask, shape)
         notes = []
         if not self._stretched and isinstance(cells, LabelCells) and looks_stretched(cells):
             notes.append(
@@ -133,6 +139,15 @@ class FilesWorkspace(Workspace):
                 "Use --stretched-labels"
             )
         return (cells, notes) if len(cells) else (None, [*notes, f"{mask.name} labels nothing"])
+
+    def _scanned(self, mask: Path, shape: tuple[int, int]) -> Cells:
+        if not mask.is_file():  # a folder (OME-Zarr): nothing tells cheaply whether it is still the same
+            return open_labels(mask, shape, stretched=self._stretched, plane=self._plane)
+        state = file_identity([mask], mask, shape)
+        if self._last_mask is None or self._last_mask[0] != state:
+            self._last_mask = None  # let go of it before the next one is read
+            self._last_mask = state, open_labels(mask, shape, stretched=self._stretched, plane=self._plane)
+        return self._last_mask[1]
 
 
 def _listed(paths: Paths) -> list[str | PathLike[str]]:

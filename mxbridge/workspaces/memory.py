@@ -53,7 +53,7 @@ class MemoryWorkspace(Workspace):
                 raise UnknownName("image", name, list(self._images))
         return [ImageRef(name, name) for name in (dict.fromkeys(names) if names else self._images)]
 
-    def pull(self, ref: ImageRef, cells: CellKind = "cells") -> Pulled:
+    def pull(self, ref: ImageRef, cells: CellKind | None = "cells") -> Pulled:
         """The image in its own type, one level. There are no annotations in memory."""
         if ref.id not in self._images:
             raise UnknownName("image", ref.id, list(self._images))
@@ -70,7 +70,7 @@ class MemoryWorkspace(Workspace):
             pixel_size_um=None if um_per_px is None else (um_per_px, um_per_px),
             identity=digest.hexdigest(),
         )
-        given = self._cells.get(ref.id) if cells != "annotations" else None
+        given = self._cells.get(ref.id) if cells in ("cells", "detections") else None
         return Pulled(ref, image, self._as_cells(ref.name, given, image.shape))
 
     def publish(self, results: Results) -> Published:
