@@ -8,6 +8,7 @@ import struct
 import sys
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,15 +22,19 @@ from mxbridge.workspaces.qupath.javastream import (
     JavaEnum,
     JavaObject,
     JavaString,
+    Packable,
     Part,
     StreamError,
+    TooManyNodesError,
     decode_text,
     encode_text,
+    packing,
     read_stream,
     same_content,
     write_stream,
 )
 from mxbridge.workspaces.qupath.javastream.nodes import MAGIC
+from mxbridge.workspaces.qupath.javastream.pack import with_data
 
 few = settings(deadline=None, max_examples=60)
 
@@ -353,3 +358,122 @@ def test_deep_nesting_is_refused_at_once():
     started = time.process_time()
     refused(b"\x75" + class_bytes(b"[[I") + b"\0\0\0\1" + b"\x75\x71\0\x7e\0\0\0\0\0\1" * 100_000, "deeper than 200")
     assert time.process_time() - started < 1
+
+
+# many objects of one shape, kept as bytes
+
+
+def many_leaves(count: int, texts: list[JavaString] | None = None) -> JavaObject:
+    """An object that wrote many others: each a text, a shared text, a number, and an array of as many numbers."""
+    holder, leaf = class_desc("a.Holder", 0x0C), class_desc("a.Leaf", 0x0C)
+    numbers, shared = class_desc("[I"), JavaString.of("shared")
+    written = [
+        JavaObject(
+            leaf,
+            [
+                Part(
+                    leaf,
+                    None,
+                    [
+                        texts[k] if texts else JavaString.of(f"text {k}"),
+                        shared,
+                        Block(struct.pack(">d", k)),
+                        JavaArray(numbers, struct.pack(f">{k % 5}i", *range(k % 5))),
+                        None,
+                    ],
+                )
+            ],
+        )
+        for k in range(count)
+    ]
+    return JavaObject(holder, [Part(holder, None, written)])
+
+
+def packable(fits: bool = True) -> Packable:
+    return Packable(("a.Leaf",), lambda _: fits)
+
+
+@few
+@given(st.integers(0, 60), st.integers(0, 12))
+def test_packed_objects_are_written_as_they_were(count, texts):
+    """Texts that several objects share lead into one of them, which becomes a node again."""
+    shared = [JavaString.of(f"text {k}") for k in range(texts)]
+    raw = write_stream([many_leaves(count, [shared[k % texts] for k in range(count)] if texts else None)])
+    packed, nodes = read_stream(raw, packable()), read_stream(raw)
+    kept = sum(len(rows) for rows in packed.pack.parts)
+    assert kept == max(0, count - 3) if not texts else kept <= count
+    assert write_stream(packed.items) == raw
+    assert same_content(packed.items, nodes.items)
+    assert same_content(nodes.items, packed.items)
+    assert not read_stream(raw, packable(fits=False)).pack.parts
+
+
+def test_what_is_put_into_packed_objects_is_written_compared_and_unpacked():
+    raw = write_stream([many_leaves(40)])
+    packed, nodes = read_stream(raw, packable()), read_stream(raw)
+    pack, numbers, new = packed.pack, class_desc("[I"), JavaString.of("new")
+    rows = np.arange(2, len(pack), 3)
+    kind = class_desc(
+        "a.Pair", fields=[Field("L", "name", JavaString.of("Ltext;")), Field("[", "x", JavaString.of("[I"))]
+    )
+    pair = JavaObject(kind, [Part(kind, [new, JavaArray(numbers, bytes(8))], None)])
+    values = np.arange(8 * len(rows), dtype=np.uint8).reshape(-1, 8)
+    pack.replace(4, rows, pair, values)
+    pack.replace(1, rows[:4], new)
+    pack.replace(1, rows[2:6], None)
+    (holder,) = nodes.items
+    for row, value in zip(rows.tolist(), values, strict=True):
+        holder.annotations[row + 3].annotations[4] = with_data(pair, value.tobytes())
+    for row in rows[:4].tolist():
+        holder.annotations[row + 3].annotations[1] = new
+    for row in rows[2:6].tolist():
+        holder.annotations[row + 3].annotations[1] = None
+    data = write_stream(nodes.items)
+    assert write_stream(packed.items) == data
+    assert same_content(packed.items, read_stream(data, packable()).items)
+    assert same_content(packed.items, read_stream(data).items)
+    assert not same_content(packed.items, read_stream(raw, packable()).items)
+    for at in range(len(MAGIC), len(data), 7):  # nothing else is taken for it
+        wrong = bytearray(data)
+        wrong[at] ^= 1
+        try:
+            other = read_stream(bytes(wrong), packable())
+        except StreamError:
+            continue
+        assert not same_content(packed.items, other.items)
+    pack.release({row: pack.node(row) for row in range(len(pack))})
+    assert not pack.parts
+    assert write_stream(packed.items) == data
+
+
+def test_an_object_packed_by_a_lying_length_is_refused():
+    """The fourth and later objects are never read item by item, yet every length in them is checked."""
+    raw = write_stream([many_leaves(12)])
+    at = raw.rindex(struct.pack(">i", 4) + struct.pack(">4i", *range(4)))
+    for lie in (-1, 5, 1 << 20, 0x7FFFFFFF):
+        with pytest.raises(StreamError):
+            read_stream(raw[:at] + struct.pack(">i", lie) + raw[at + 4 :], packable())
+    with pytest.raises(StreamError):
+        read_stream(raw.replace(b"text 11", b"text \xff1"), packable())
+
+
+def test_more_nodes_than_there_is_room_for():
+    raw = write_stream([many_leaves(100)])
+    assert len(read_stream(raw, packable(), 40).pack) == 97
+    with pytest.raises(TooManyNodesError) as caught:
+        read_stream(raw, None, 40)
+    assert caught.value.nodes == 40
+
+
+def test_shapes_are_no_longer_tried_where_that_is_in_vain(monkeypatch):
+    """Or a file of objects that begin alike and end differently would be gone through again and again."""
+    tree = many_leaves(30)
+    for leaf in tree.annotations[10:20]:
+        leaf.annotations.append(JavaString.of("no end"))
+    raw = write_stream([tree])
+    before = read_stream(raw, packable())
+    assert [len(rows) for rows in before.pack.parts] == [7, 18]  # the two others of those showed that they have a shape
+    monkeypatch.setattr(packing, "_MOST_VAIN", 0)
+    after = read_stream(raw, packable())
+    assert [len(rows) for rows in after.pack.parts] == [7]
+    assert write_stream(after.items) == write_stream(before.items) == raw

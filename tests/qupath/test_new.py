@@ -242,6 +242,18 @@ def test_what_leaves_doubt_is_copied(tmp_path, name, write):
     assert pulled.image.levels[0].shape[1:] == SHAPE
 
 
+@pytest.mark.parametrize(("dtype", "stored"), [("int8", "int16"), ("uint32", "float64")])
+def test_types_that_qupath_cannot_read_are_stored_in_one_that_holds_them(tmp_path, dtype, stored):
+    limits = np.iinfo(dtype)
+    values = np.linspace(limits.min, limits.max, 2 * 90 * 120).astype(dtype).reshape(2, 90, 120)
+    image = ome_tiff(tmp_path / "a.ome.tif", values, names=("a", "b"))
+    made = create_project(tmp_path / "p", [open_new_image(image)])
+    assert any("copied into the project" in w for w in made.warnings)
+    _, pulled = only(tmp_path / "p")
+    assert pulled.image.dtype == stored
+    assert np.array_equal(np.asarray(pulled.image.levels[0]), values)
+
+
 def test_no_pixel_size_and_nothing_is_left(tmp_path):
     with pytest.raises(NoPixelSize, match="--um-per-px") as caught:
         create_project(tmp_path / "p", [NewImage(local(picture(), um=None))])

@@ -72,7 +72,7 @@ def test_values_of_the_wrong_kind(moved, choices):
                 break
             node = node.get(key) if isinstance(node, dict) else node[key]
         if isinstance(node, dict) or (isinstance(node, list) and last in range(len(node))):
-            node[last] = choices.draw(ODD)
+            node[last] = copy.deepcopy(choices.draw(ODD))  # put twice, one list would hold itself
     (folder / "project.qpproj").write_text(json.dumps(changed), encoding="utf-8")
     try:
         workspace = QuPathWorkspace(folder)

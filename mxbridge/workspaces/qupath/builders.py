@@ -5,6 +5,8 @@ What they say must be true: QuPath refuses an image whose size, type or channel 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,46 @@ def uri_builder(path: Path, image: LocalImage, *, series: int = 0, tile: int = 5
 
     Raises NoPixelSize, Unsupported (a pixel type QuPath does not have).
     """
+    image.require_pixel_size()
+    return file_builder(uris.uri_of(path), path.name, image, series=series, tile=tile)
+
+
+def file_builder(uri: str, name: str, image: LocalImage, *, series: int = 0, tile: int = 512) -> dict[str, Any]:
+    """As :func:`uri_builder`, for a stored URI; an image without a pixel size is not calibrated."""
     return {
         "builderType": "uri",
         "providerClassName": BIOFORMATS,
-        "uri": uris.uri_of(path),
+        "uri": uri,
         "args": ["--series", str(series)],
-        "metadata": _metadata(path.name, image, tile),
+        "metadata": server_metadata(name, image, tile),
     }
+
+
+def files_of(builder: Mapping[str, Any]) -> list[str]:
+    """Every URI in a builder and those inside it, each once."""
+    found: dict[str, None] = {}
+    waiting: list[Any] = [builder]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Mapping):
+            uri = item.get("uri")
+            if isinstance(uri, str):
+                found[uri] = None
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return list(found)
+
+
+def with_files(builder: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """A builder with other URIs. places: new ones by the old; those not named stay."""
+    changed: dict[str, Any] = json.loads(json.dumps(builder), object_hook=lambda item: _moved(item, places))
+    return changed
+
+
+def _moved(item: dict[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    uri = item.get("uri")
+    return {**item, "uri": places.get(uri, uri)} if isinstance(uri, str) else item
 
 
 def shown_channels(image: LocalImage) -> list[Channel]:
@@ -57,8 +92,9 @@ def shown_channels(image: LocalImage) -> list[Channel]:
     ]
 
 
-def _metadata(name: str, image: LocalImage, tile: int) -> dict[str, Any]:
-    size_y, size_x = image.require_pixel_size()
+def server_metadata(name: str, image: LocalImage, tile: int = 512) -> dict[str, Any]:
+    """What QuPath records of an image. Raises Unsupported."""
+    (size_y, size_x), unit = (image.pixel_size_um, "µm") if image.pixel_size_um else ((1.0, 1.0), "px")
     height, width = image.shape
     pixel_type = _PIXEL_TYPES.get(np.dtype(image.dtype).name)
     if pixel_type is None:
@@ -80,10 +116,10 @@ def _metadata(name: str, image: LocalImage, tile: int) -> dict[str, Any]:
             }
             for number, level in enumerate(image.levels)
         ],
-        "channels": [{"name": c.name, "color": _argb(c.color or 0)} for c in shown_channels(image)],
+        "channels": [{"name": c.name, "color": argb(c.color or 0)} for c in shown_channels(image)],
         "pixelCalibration": {
-            "pixelWidth": {"value": size_x, "unit": "µm"},
-            "pixelHeight": {"value": size_y, "unit": "µm"},
+            "pixelWidth": {"value": size_x, "unit": unit},
+            "pixelHeight": {"value": size_y, "unit": unit},
             "zSpacing": {"value": 1.0, "unit": "z-slice"},
             "timeUnit": "SECONDS",
             "timepoints": [],
@@ -105,6 +141,6 @@ def _default(number: int, name: str) -> int:
     return _DEFAULT_COLORS[number] if number < len(_DEFAULT_COLORS) else default_color(name) & 0xFFFFFF
 
 
-def _argb(rgb: int) -> int:
+def argb(rgb: int) -> int:
     """0xRRGGBB as the signed number Java stores, opaque."""
     return (0xFF000000 | rgb) - (1 << 32)

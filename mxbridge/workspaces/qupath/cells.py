@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import numpy as np
+from numpy.typing import NDArray
 
 from mxbridge.cells import OutlineCells, Rings
 from mxbridge.errors import InputError
 from mxbridge.workspaces.base import CellKind
 from mxbridge.workspaces.qupath.ledger import State
-from mxbridge.workspaces.qupath.made import is_made
-from mxbridge.workspaces.qupath.qpdata import ImageDataFile, PathObject
+from mxbridge.workspaces.qupath.made import KEY
+from mxbridge.workspaces.qupath.qpdata import ImageDataFile, ObjectTable
+from mxbridge.workspaces.qupath.qpdata.outlines import Outlines
 
 
 def cells_of(
@@ -22,45 +24,50 @@ def cells_of(
     not read back, except cells; and classes that mxbridge set read as they were before, so that a rerun sees the same.
     Files from before QuPath 0.4 have no ids: their objects are numbered ``#1``, ``#2`` ... and cannot be written to.
     """
-    wanted, warnings = _of_kind(tree, kind)
-    flat = [(o, roi) for o in wanted if (roi := o.roi) is not None and roi.z == 0 and roi.t == 0]
-    solid = [(o, rings) for o, roi in flat if (rings := roi.rings)]
-    if len(flat) < len(wanted):
-        warnings.append(f"{len(wanted) - len(flat)} {kind} on other planes than z=0, t=0 (or nowhere) were left out")
-    if len(solid) < len(flat):
-        warnings.append(f"{len(flat) - len(solid)} {kind} without an area (lines, points) were left out")
-    if not solid:
+    table = tree.table
+    wanted, warnings = _of_kind(table, kind)
+    regions = Outlines(table, wanted)
+    rings = regions.rings()
+    solid = np.diff(rings.object_starts) > 0
+    flat = int(regions.flat.sum())
+    if flat < len(wanted):
+        warnings.append(f"{len(wanted) - flat} {kind} on other planes than z=0, t=0 (or nowhere) were left out")
+    if solid.sum() < flat:
+        warnings.append(f"{flat - int(solid.sum())} {kind} without an area (lines, points) were left out")
+    if not solid.any():
         return None, warnings
-    objects = [o for o, _ in solid]
-    ids = tuple(o.id or f"#{k}" for k, o in enumerate(objects, start=1))
+    chosen = wanted[solid]
+    ids = tuple(table.ids[row] or f"#{k}" for k, row in enumerate(chosen.tolist(), start=1))
     if len(set(ids)) < len(ids):
         raise InputError(
             f"{len(ids) - len(set(ids))} {kind} share their object id with another, so nothing tells them apart",
             hint="In QuPath, delete the duplicates, or select them and run Objects > Refresh object IDs",
         )
-    nuclei = [[] if (nucleus := o.nucleus) is None else nucleus.rings for o in objects]
+    nuclei = Outlines(table, chosen, nuclei=True).rings()
     cells = OutlineCells(
         ids=ids,
-        classes=tuple(state.original_class(i, o.class_name) for i, o in zip(ids, objects, strict=True)),
+        classes=tuple(state.original_class(i, c) for i, c in zip(ids, table.class_names(chosen), strict=True)),
         shape=shape,
-        outlines=Rings.of(rings for _, rings in solid),
-        nuclei=Rings.of(nuclei) if any(nuclei) else None,
+        # objects without rings take no points, so leaving them out changes their starts alone
+        outlines=Rings(
+            rings.xy, rings.ring_starts, np.append(rings.object_starts[:-1][solid], rings.object_starts[-1])
+        ),
+        nuclei=nuclei if len(nuclei.xy) else None,
     )
     return cells, warnings
 
 
-def _of_kind(tree: ImageDataFile, kind: CellKind) -> tuple[list[PathObject], list[str]]:
+def _of_kind(table: ObjectTable, kind: CellKind) -> tuple[NDArray[np.int64], list[str]]:
+    kinds = table.kinds(table.all())
     if kind == "annotations":
-        return _theirs(o for o in tree.objects() if o.kind == "annotation"), []
-    if kind == "cells":
-        cells = [o for o in tree.objects() if o.kind == "cell"]
-        if cells:
-            return cells, []
-    detections = _theirs(o for o in tree.objects() if o.kind == "detection")
-    if kind == "cells" and detections:
+        return _theirs(table, np.flatnonzero(kinds == "annotation")), []
+    if kind == "cells" and (kinds == "cell").any():
+        return np.flatnonzero(kinds == "cell"), []
+    detections = _theirs(table, np.flatnonzero(kinds == "detection"))
+    if kind == "cells" and len(detections):
         return detections, ["there are no cell objects; plain detections are taken as cells"]
     return detections, []
 
 
-def _theirs(objects: Iterable[PathObject]) -> list[PathObject]:
-    return [o for o in objects if not is_made(o)]
+def _theirs(table: ObjectTable, which: NDArray[np.int64]) -> NDArray[np.int64]:
+    return which[~table.having(which, KEY)]

@@ -1,12 +1,13 @@
-"""Put results into the objects of one image, and take them out again: in memory, on the tree of ``data.qpdata``.
+"""Put results into the objects of one image, and take them out again: in memory, on the object table of ``data.qpdata``.
 
-Every function changes the tree only where the task owns something, and returns what the ledger has to remember. Nothing
-is written here; a tree that needed no change gives back the bytes it was read from.
+Every function changes the table only where the task owns something, and returns what the ledger has to remember. Nothing
+is written here; a file that needed no change gives back the bytes it was read from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,13 +17,11 @@ from mxbridge.errors import ChangedMeanwhile, InputError
 from mxbridge.results import ClassChanges, Results
 from mxbridge.workspaces.qupath import made
 from mxbridge.workspaces.qupath.classes import class_colors
-from mxbridge.workspaces.qupath.javastream import JavaObject
 from mxbridge.workspaces.qupath.ledger import Column, Reclassed, State, values_sha
-from mxbridge.workspaces.qupath.qpdata import ImageDataFile, PathObject
-from mxbridge.workspaces.qupath.qpdata.classes import SEPARATOR, class_color
+from mxbridge.workspaces.qupath.qpdata import ImageDataFile, ObjectTable
 
-Had = NDArray[np.bool_]
-Values = NDArray[np.float64]
+Index = Mapping[str, int]
+"""Row of the object table that has an id."""
 
 _NOTHING = object()
 """Not even 'no class', which is None."""
@@ -37,17 +36,11 @@ class Edited:
     new_classes: tuple[str, ...] = ()
 
 
-def index_objects(tree: ImageDataFile) -> dict[str, PathObject]:
-    """Objects by id. Raises InputError when an id occurs twice: then it identifies nothing."""
-    index: dict[str, PathObject] = {}
-    twice = []
-    for found in tree.objects():
-        if found.id is None:
-            continue
-        if found.id in index:
-            twice.append(found.id)
-        index[found.id] = found
-    if twice:
+def index_objects(table: ObjectTable) -> dict[str, int]:
+    """Rows by id. Raises InputError when an id occurs twice: then it identifies nothing."""
+    index = {identity: row for row, identity in enumerate(table.ids) if identity is not None}
+    if len(index) < sum(identity is not None for identity in table.ids):
+        twice = [i for i, count in Counter(table.ids).items() if i is not None and count > 1]
         raise InputError(
             f"{len(twice)} object ids occur more than once ({_some(twice)}), so results could land on the wrong object",
             hint="In QuPath, delete the duplicates, or select them and run Objects > Refresh object IDs",
@@ -58,19 +51,20 @@ def index_objects(tree: ImageDataFile) -> dict[str, PathObject]:
 def put(
     tree: ImageDataFile, state: State, results: Results, *, entry_id: str, known_colors: Mapping[str, int | None]
 ) -> Edited:
-    """Put ``results`` into the tree, replacing what the same result keys left earlier and nothing else.
+    """Put ``results`` into the file, replacing what the same result keys left earlier and nothing else.
 
     Raises ChangedMeanwhile when cells of the results are gone, InputError when an id is not unique.
     """
-    index = index_objects(tree)
+    table = tree.table
+    index = index_objects(table)
     _check_cells(results, index)
     keys = set(results.result_keys)
     names = {m.name for m in results.measurements}
     stale = [name for name, column in state.columns.items() if column.key in keys and name not in names]
-    state = take_columns(tree, state, stale, index)
+    state = take_columns(table, state, stale, index)
     now_ids = set(results.cell_ids)
-    left = {i for n in names for c in [state.columns.get(n)] if c for i in c.ids if i in index and i not in now_ids}
-    state = _put_columns(tree, state, results, index)
+    left = {i for ids in _distinct_ids(state, names) for i in ids if i in index and i not in now_ids}
+    state = _put_columns(table, state, results, index)
 
     notes = (
         [f"{len(left)} other objects lost the values an earlier run gave them: this run replaces it"] if left else []
@@ -78,9 +72,9 @@ def put(
     new_classes: list[str] = []
     changes = results.class_changes
     for key in keys & set(state.reclassed) - ({changes.result_key} if changes else set()):
-        state = restore_classes(tree, state, key, index, known_colors)
+        state = restore_classes(table, state, key, index, known_colors)
     if changes is not None:
-        state, kept, new_classes = _put_classes(tree, state, results, changes, index, known_colors)
+        state, kept, new_classes = _put_classes(table, state, results, changes, index, known_colors)
         if kept:
             notes.append(f"{kept} cells keep their class: it was changed since they were read")
     state, more = made.put_objects(tree, state, results, keys, entry_id, known_colors)
@@ -91,52 +85,55 @@ def put(
 def take(
     tree: ImageDataFile, state: State, keys: Collection[str], *, entry_id: str, known_colors: Mapping[str, int | None]
 ) -> Edited:
-    """Take the results of ``keys`` out of the tree: remove what is ours, restore what it replaced, keep users' edits."""
-    index = index_objects(tree)
-    state = take_columns(tree, state, [n for n, c in state.columns.items() if c.key in keys], index)
+    """Take the results of ``keys`` out of the file: remove what is ours, restore what it replaced, keep users' edits."""
+    table = tree.table
+    index = index_objects(table)
+    state = take_columns(table, state, [n for n, c in state.columns.items() if c.key in keys], index)
     for key in [k for k in state.reclassed if k in keys]:
-        state = restore_classes(tree, state, key, index, known_colors)
+        state = restore_classes(table, state, key, index, known_colors)
     state, notes = made.take_objects(tree, state, keys, entry_id)
     return Edited(state, tuple(notes))
 
 
 def held(tree: ImageDataFile, results: Results, *, entry_id: str) -> bool:
-    """Whether the tree has exactly these values, classes and objects."""
-    index = index_objects(tree)
+    """Whether the file has exactly these values, classes and objects."""
+    table = tree.table
+    index = index_objects(table)
     if any(cell not in index for cell in results.cell_ids):
         return False
-    cells = [index[cell] for cell in results.cell_ids]
-    now = columns_of(cells, [m.name for m in results.measurements])
+    cells = _rows(index, results.cell_ids)
+    now = table.columns(cells, [m.name for m in results.measurements])
     if not all(now[m.name][0].all() and _same(now[m.name][1], m.values) for m in results.measurements):
         return False
-    if results.class_changes and any(
-        cell.class_name != name for cell, name in zip(cells, results.class_changes.names, strict=True)
-    ):
+    changes = results.class_changes
+    if changes is not None and table.class_names(cells) != list(changes.names):
         return False
-    return made.objects_held(index, results, entry_id)
+    return made.objects_held(tree, results, entry_id)
 
 
 def lost(tree: ImageDataFile, state: State) -> list[str]:
     """Names of measurements and result keys in the ledger of which nothing is left in the tree."""
-    index = index_objects(tree)
+    table = tree.table
+    index = index_objects(table)
     gone = []
     together: dict[tuple[str, ...], list[str]] = {}
     for name, column in state.columns.items():
         together.setdefault(column.ids, []).append(name)
     for ids, names in together.items():
-        missing = set(names)
-        cells = [index[i] for i in ids if i in index]
-        for cell in cells:  # ends at the first cell when all is well
-            if not missing:
-                break
-            missing.difference_update(cell.measurements)
-        gone += [name for name in names if name in missing and cells]
+        cells = _rows(index, (i for i in ids if i in index))
+        there = table.measurement_names(cells)
+        gone += [name for name in names if name not in there and len(cells)]
     shown = {cell: key for key, record in state.reclassed.items() for cell in record.ids}
     for key, record in state.reclassed.items():
-        now = [
-            (new, index[i].class_name, state.original_class(i, index[i].class_name) == old)
+        changed = [
+            (i, old, new)
             for i, old, new in zip(record.ids, record.old, record.new, strict=True)
             if i in index and shown[i] == key and new != old
+        ]
+        classes = table.class_names(_rows(index, (i for i, _, _ in changed)))
+        now = [
+            (new, current, state.original_class(i, current) == old)
+            for (i, old, new), current in zip(changed, classes, strict=True)
         ]
         if now and all(current != new and older for new, current, older in now):
             gone.append(f"classes of {key}")
@@ -146,24 +143,11 @@ def lost(tree: ImageDataFile, state: State) -> list[str]:
     return gone
 
 
-def columns_of(cells: Sequence[PathObject], names: Sequence[str]) -> dict[str, tuple[Had, Values]]:
-    """Per name: which cells have such a measurement, and its values (NaN where there is none)."""
-    had = np.zeros((len(names), len(cells)), bool)
-    values = np.full((len(names), len(cells)), np.nan)
-    for k, cell in enumerate(cells):
-        found = cell.measurements
-        for j, name in enumerate(names):
-            value = found.get(name)
-            if value is not None:
-                had[j, k], values[j, k] = True, value
-    return {name: (had[j], values[j]) for j, name in enumerate(names)}
-
-
 def take_columns(
-    tree: ImageDataFile,
+    table: ObjectTable,
     state: State,
     names: Sequence[str],
-    index: Mapping[str, PathObject],
+    index: Index,
     only: Collection[str] | None = None,
 ) -> State:
     """Undo measurements of ours: remove them, or put back the values they replaced. only: restrict to these cells."""
@@ -176,18 +160,18 @@ def take_columns(
         removals.setdefault(bare, []).append(name)
         back = [k for k in at if column.had[k]]
         if back:
-            tree.set_measurements([index[column.ids[k]] for k in back], {name: column.previous[back]})
+            table.set_columns(_rows(index, (column.ids[k] for k in back)), {name: column.previous[back]})
     for cells, group in removals.items():
         if cells:
-            tree.remove_measurements([index[i] for i in cells], group)
+            table.remove_columns(_rows(index, cells), group)
     return replace(state, columns=remaining)
 
 
 def restore_classes(
-    tree: ImageDataFile,
+    table: ObjectTable,
     state: State,
     key: str,
-    index: Mapping[str, PathObject],
+    index: Index,
     known_colors: Mapping[str, int | None],
     only: Collection[str] | None = None,
 ) -> State:
@@ -198,20 +182,21 @@ def restore_classes(
     record = state.reclassed[key]
     place = list(state.reclassed).index(key)
     given = [dict(zip(r.ids, r.new, strict=True)) for r in state.reclassed.values()]
-    groups: dict[str | None, list[PathObject]] = {}
+    current = _classes_by_id(table, index, record.ids)
+    groups: dict[str | None, list[int]] = {}
     for cell, old, new in zip(record.ids, record.old, record.new, strict=True):
-        if cell not in index or index[cell].class_name != new or (only is not None and cell not in only):
+        if current.get(cell, _NOTHING) != new or (only is not None and cell not in only):
             continue
         if any(later.get(cell, _NOTHING) == new for later in given[place + 1 :]):
             continue
         back = next((earlier[cell] for earlier in reversed(given[:place]) if cell in earlier), old)
         if back != new:
             groups.setdefault(back, []).append(index[cell])
-    _set_classes(tree, groups, {**known_colors, **record.colors})
+    _set_classes(table, groups, {**known_colors, **record.colors})
     return replace(state, reclassed={k: r for k, r in state.reclassed.items() if k != key})
 
 
-def _check_cells(results: Results, index: Mapping[str, PathObject]) -> None:
+def _check_cells(results: Results, index: Index) -> None:
     if len(set(results.cell_ids)) != len(results.cell_ids):
         raise InputError(f"the results of {results.image} name a cell twice")
     gone = [cell for cell in results.cell_ids if cell not in index]
@@ -225,12 +210,13 @@ def _check_cells(results: Results, index: Mapping[str, PathObject]) -> None:
             raise InputError(f"{measurement.name}: {len(measurement.values)} values for {len(results.cell_ids)} cells")
 
 
-def _put_columns(tree: ImageDataFile, state: State, results: Results, index: Mapping[str, PathObject]) -> State:
-    cells = [index[i] for i in results.cell_ids]
+def _put_columns(table: ObjectTable, state: State, results: Results, index: Index) -> State:
+    cells = _rows(index, results.cell_ids)
     now_ids = set(results.cell_ids)
     columns = dict(state.columns)
     changed: dict[str, NDArray[np.float32]] = {}
-    now = columns_of(cells, [m.name for m in results.measurements])
+    places: dict[tuple[str, ...], NDArray[np.int64]] = {}
+    now = table.columns(cells, [m.name for m in results.measurements])
     for measurement in results.measurements:
         name, values = measurement.name, np.asarray(measurement.values, np.float32)
         had, previous = now[name]
@@ -238,11 +224,13 @@ def _put_columns(tree: ImageDataFile, state: State, results: Results, index: Map
             changed[name] = values
         earlier = columns.get(name)
         if earlier is not None:
-            leaving = [i for i in earlier.ids if i not in now_ids]
+            if earlier.ids not in places:  # columns of one run share their cells
+                place = {i: k for k, i in enumerate(earlier.ids)}
+                places[earlier.ids] = np.array([place.get(i, -1) for i in results.cell_ids], np.int64)
+            at = places[earlier.ids]
+            leaving = set(earlier.ids) - now_ids
             if leaving:
-                take_columns(tree, state, [name], index, only=set(leaving))
-            place = {i: k for k, i in enumerate(earlier.ids)}
-            at = np.array([place.get(i, -1) for i in results.cell_ids], np.int64)
+                take_columns(table, state, [name], index, only=leaving)
             had = np.where(at >= 0, earlier.had[at], had) if len(earlier.ids) else had
             previous = np.where(at >= 0, earlier.previous[at], previous) if len(earlier.ids) else previous
         columns[name] = Column(
@@ -254,31 +242,31 @@ def _put_columns(tree: ImageDataFile, state: State, results: Results, index: Map
             values_sha(results.cell_ids, values),
         )
     if changed:
-        tree.set_measurements(cells, changed)
+        table.set_columns(cells, changed)
     return replace(state, columns=columns)
 
 
 def _put_classes(
-    tree: ImageDataFile,
+    table: ObjectTable,
     state: State,
     results: Results,
     changes: ClassChanges,
-    index: Mapping[str, PathObject],
+    index: Index,
     known_colors: Mapping[str, int | None],
 ) -> tuple[State, int, list[str]]:
     """Returns the state, how many cells a user has classed otherwise meanwhile, and the classes given."""
     earlier = state.reclassed.get(changes.result_key)
     leaving = set(earlier.ids if earlier else ()) - set(results.cell_ids)
     if leaving:
-        restore_classes(tree, state, changes.result_key, index, known_colors, only=leaving)
+        restore_classes(table, state, changes.result_key, index, known_colors, only=leaving)
     others = {k: r for k, r in state.reclassed.items() if k != changes.result_key}
     below = {cell for record in others.values() for cell in record.ids}
-    groups: dict[str | None, list[PathObject]] = {}
+    groups: dict[str | None, list[int]] = {}
     recorded: list[tuple[str, str | None, str | None]] = []
     colors = {name: color for record in state.reclassed.values() for name, color in record.colors.items()}
     kept, overruled = 0, set()
-    for cell, name, base in zip(results.cell_ids, changes.names, changes.base_names, strict=True):
-        current = index[cell].class_name
+    classes = table.class_names(_rows(index, results.cell_ids))
+    for cell, name, base, current in zip(results.cell_ids, changes.names, changes.base_names, classes, strict=True):
         if current not in (base, name) and state.original_class(cell, current) != base:
             kept += 1
             continue
@@ -289,10 +277,11 @@ def _put_classes(
             overruled.add(cell)
         if current != name:
             groups.setdefault(name, []).append(index[cell])
-            _note_colors(index[cell], colors)
         if old != name or (cell in below and cell not in overruled):
             recorded.append((cell, old, name))
-    _set_classes(tree, groups, known_colors)
+    replaced = table.class_colors(np.array([row for rows in groups.values() for row in rows], np.int64))
+    colors = replaced | colors
+    _set_classes(table, groups, known_colors)
     cells, before, after = zip(*recorded, strict=True) if recorded else ((), (), ())
     record = Reclassed(results.run_id, cells, before, after, colors)
     given = [name for name in dict.fromkeys(record.new) if name is not None]
@@ -309,22 +298,26 @@ def _but(record: Reclassed, cells: Collection[str]) -> Reclassed:
     return replace(record, ids=ids, old=old, new=new)
 
 
-def _note_colors(cell: PathObject, colors: dict[str, int]) -> None:
-    """Remember the colours of a cell's class and of those above it."""
-    node, name = cell.path_class, cell.class_name
-    while isinstance(node, JavaObject) and name and name not in colors:
-        color = class_color(node)
-        if color is not None:
-            colors[name] = color
-        above = node.get("parentClass")
-        node, name = above if isinstance(above, JavaObject) else None, name.rpartition(SEPARATOR)[0]
+def _distinct_ids(state: State, names: Collection[str]) -> set[tuple[str, ...]]:
+    """The cells of these columns; columns of one run have the same."""
+    return {column.ids for name in names if (column := state.columns.get(name)) is not None}
 
 
 def _set_classes(
-    tree: ImageDataFile, groups: Mapping[str | None, list[PathObject]], known_colors: Mapping[str, int | None]
+    table: ObjectTable, groups: Mapping[str | None, list[int]], known_colors: Mapping[str, int | None]
 ) -> None:
-    for name, cells in groups.items():
-        tree.set_class(cells, name, {} if name is None else class_colors([name], known_colors))
+    for name, rows in groups.items():
+        table.set_class(np.array(rows, np.int64), name, {} if name is None else class_colors([name], known_colors))
+
+
+def _classes_by_id(table: ObjectTable, index: Index, ids: Sequence[str]) -> dict[str, str | None]:
+    """The class of each of these objects that is there."""
+    there = [i for i in ids if i in index]
+    return dict(zip(there, table.class_names(_rows(index, there)), strict=True))
+
+
+def _rows(index: Index, ids: Iterable[str]) -> NDArray[np.int64]:
+    return np.array([index[i] for i in ids], np.int64)
 
 
 def _same(a: NDArray[np.floating], b: NDArray[np.floating]) -> bool:

@@ -35,7 +35,7 @@ def _tiff_opens(tiff: tifffile.TiffFile, image: LocalImage) -> bool:
     page = series.keyframe
     if int(page.compression) not in _COMPRESSIONS or len(series.levels) != len(image.levels):
         return False
-    if image.dtype.name not in {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"}:
+    if image.dtype.name not in {"uint8", "uint16", "int16", "int32", "float32", "float64"}:
         return False
     sizes = dict(zip(series.axes, series.shape, strict=True))
     if any(length > 1 for axis, length in sizes.items() if axis not in "CSYX"):

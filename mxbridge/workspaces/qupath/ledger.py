@@ -231,13 +231,20 @@ def _without_run(document: Any) -> Any:
 
 
 def _write_state(state: State, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    kept: dict[tuple[str, ...], str] = {}
+
+    def keep_ids(ids: tuple[str, ...]) -> str:
+        if ids not in kept:  # columns of one run share their cells
+            kept[ids] = _keep(arrays, "ids", np.array([i.encode() for i in ids], dtype="S"))
+        return kept[ids]
+
     return {
         "measurements": {
             name: {
                 "key": c.key,
                 "run": c.run_id,
                 "sha256": c.values_sha,
-                "ids": _keep(arrays, "ids", np.array([i.encode() for i in c.ids], dtype="S")),
+                "ids": keep_ids(c.ids),
                 "had": _keep(arrays, "had", c.had),
                 "previous": _keep(arrays, "previous", c.previous),
             }

@@ -36,6 +36,12 @@ def is_made(candidate: PathObject) -> bool:
     return KEY in candidate.metadata
 
 
+def made_objects(tree: ImageDataFile) -> list[PathObject]:
+    """The objects that mxbridge made once, edited since or not, in the order of the file."""
+    everything = tree.table.all()
+    return tree.take(everything[tree.table.having(everything, KEY)])
+
+
 def is_ours(candidate: PathObject, entry_id: str) -> bool:
     """Whether it is the very object we added here: a copy made by a user has our metadata, but another id."""
     told = candidate.metadata
@@ -69,7 +75,7 @@ def put_objects(
     wanted = {object_id(o.result_key, entry_id, o.key): o for o in results.objects}
     kept, stale = 0, []
     present: set[str] = set()
-    for found in tree.objects():
+    for found in made_objects(tree):
         if found.metadata.get(KEY) not in keys or not is_ours(found, entry_id):
             continue
         present.add(found.id or "")
@@ -97,7 +103,7 @@ def put_objects(
 
 def take_objects(tree: ImageDataFile, state: State, keys: Collection[str], entry_id: str) -> tuple[State, list[str]]:
     """Take the objects of ``keys`` out, but for those a user has edited."""
-    ours = [o for o in tree.objects() if o.metadata.get(KEY) in keys and is_ours(o, entry_id)]
+    ours = [o for o in made_objects(tree) if o.metadata.get(KEY) in keys and is_ours(o, entry_id)]
     whole = [o for o in ours if not is_edited(o)]
     edited = len(ours) - len(whole)
     tree.remove_objects(whole)
@@ -106,19 +112,25 @@ def take_objects(tree: ImageDataFile, state: State, keys: Collection[str], entry
     return replace(state, objects=objects), notes
 
 
-def objects_held(index: Mapping[str, PathObject], results: Results, entry_id: str) -> bool:
+def objects_held(tree: ImageDataFile, results: Results, entry_id: str) -> bool:
     """Whether every object of ``results`` is there as it was made, and no other one of its keys."""
     wanted = {object_id(o.result_key, entry_id, o.key): o for o in results.objects}
     keys = set(results.result_keys)
-    for identity, found in index.items():
+    present: dict[str | None, PathObject] = {}
+    for found in made_objects(tree):
+        present[found.id] = found
         if (
-            identity not in wanted
+            found.id not in wanted
             and found.metadata.get(KEY) in keys
             and is_ours(found, entry_id)
             and not is_edited(found)
         ):
             return False
-    return all(identity in index and _equal(index[identity], made) for identity, made in wanted.items())
+    for identity, made in wanted.items():
+        there = present.get(identity) or tree.get(identity)
+        if there is None or not _equal(there, made):
+            return False
+    return True
 
 
 def _deleted_by_user(state: State, results: Results, present: set[str]) -> set[str]:

@@ -32,6 +32,11 @@ QUPATH_VERSION = "0.6.0"
 """The release whose files these look like; 0.4.4 to 0.7.0 open them."""
 
 
+_SHOWN_AS = {"int8": "int16", "uint32": "float64"}
+"""Types QuPath has a name for, but cannot read with several channels (measured, 0.5.1 to 0.7.0), and those that hold the
+same values."""
+
+
 @dataclass(frozen=True)
 class NewImage:
     """An image for a new project.
@@ -153,7 +158,8 @@ def _shown(new: NewImage, part: Path, warnings: list[str]) -> LocalImage:
     folder = part / "images"
     folder.mkdir(exist_ok=True)
     path = _free_name(folder, image.name)
-    write_ome_tiff(path, image.levels[0], shown_channels(image), image.require_pixel_size(), rgb=image.rgb)
+    pixels = image.levels[0].astype(_SHOWN_AS.get(image.dtype.name, image.dtype))
+    write_ome_tiff(path, pixels, shown_channels(image), image.require_pixel_size(), rgb=image.rgb)
     written = open_image(path, name=image.name)
     if written.shape != image.shape or len(written.channels) != len(image.channels):
         raise OutputError(f"{path}: what was written does not read back the same", hint="Nothing was changed")

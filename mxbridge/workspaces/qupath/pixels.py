@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mxbridge.errors import InputError, Unsupported
+from mxbridge.errors import InputError, MxbridgeError, SourceError, Unsupported
 from mxbridge.image import Channel, LocalImage
+from mxbridge.workspaces.qupath import qupath_process
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -45,9 +46,35 @@ Open = Callable[..., LocalImage]
 def open_pixels(builder: Mapping[str, Any], *, name: str, locate: Locate) -> LocalImage:
     """The image a builder describes, lazily; ``name`` is the entry's.
 
-    locate: from a stored URI to an existing path (raises SourceError).
+    locate: from a stored URI to an existing path (raises SourceError). What no reader here opens is read through QuPath
+    itself where one is installed.
     Raises SourceError, Unsupported (naming the kind of server), InputError (the file is not what the project recorded).
     """
+    try:
+        return open_stored(builder, name=name, locate=locate)
+    except (Unsupported, SourceError) as error:
+        if isinstance(error, SourceError) and not isinstance(error.__cause__, ImportError):
+            raise  # a file that is not there; but a reader that is not installed is no obstacle
+        return _through_qupath(builder, name, locate, error)
+
+
+def _through_qupath(builder: Mapping[str, Any], name: str, locate: Locate, error: MxbridgeError) -> LocalImage:
+    if reason := qupath_process.why_not():
+        error.hint = f"{error.hint}. Or let QuPath read it ({reason} here). {qupath_process.HOW_TO_GET}".removeprefix(
+            ". "
+        )
+        raise error
+    from mxbridge.workspaces.qupath.qupath_pixels import open_through_qupath
+
+    try:
+        image = open_through_qupath(builder, name=name, locate=locate)
+    except InputError as refusal:
+        raise Unsupported(error.message, hint=f"{error.hint}. {refusal.message}".removeprefix(". ")) from refusal
+    return replace(_as_entry(image, builder.get("metadata"), name), name=name)
+
+
+def open_stored(builder: Mapping[str, Any], *, name: str, locate: Locate) -> LocalImage:
+    """As :func:`open_pixels`, with the readers of mxbridge alone."""
     image = _build(builder, name, locate, 0)
     return replace(_as_entry(image, builder.get("metadata"), name), name=name)
 

@@ -19,11 +19,11 @@ from mxbridge.formats.atomic import output_error, write_atomically
 from mxbridge.results import Results
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.classes import ClassList, class_colors
-from mxbridge.workspaces.qupath.exchange import BACKUP_SUFFIX, Seen, read_seen, replace_seen, sweep
+from mxbridge.workspaces.qupath.exchange import BACKUP_SUFFIX, Seen, replace_seen, sweep
+from mxbridge.workspaces.qupath.last_read import LastRead, read_bytes
 from mxbridge.workspaces.qupath.ledger import Ledger, ToldClasses, same_result
 from mxbridge.workspaces.qupath.project import Entry, Project, dump_json
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, new_image_data
-from mxbridge.workspaces.qupath.qpdata.image_data import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,16 @@ class Outcome:
 class Publication:
     """Made while the project's lock is held; reads what is on disk now."""
 
-    def __init__(self, project: Project, entry: Entry, own_folder: Path) -> None:
+    def __init__(self, project: Project, entry: Entry, own_folder: Path, last: LastRead) -> None:
+        """last: where the file may have been read already."""
+        self._last = last
         self._project = project
         self._entry = entry
         self._path = project.data_path(entry.id)
         self._seen: Seen | None = None
         self._before: bytes | None = None
         if self._path.exists():
-            self._before, self._seen = read_seen(self._path, MAX_BYTES)
+            self._before, self._seen = read_bytes(self._path)
         self._published = own_folder / "published"
         self._ledger = Ledger.open(self._published, entry.id, self._seen.sha256 if self._seen else None)
 
@@ -50,8 +52,15 @@ class Publication:
     def keys(self) -> tuple[str, ...]:
         return tuple(sorted(self._ledger.state.keys))
 
+    def keys_to_take(self, keys: Collection[str], run_id: str | None) -> set[str]:
+        """Those of ``keys`` under which no other run has published since."""
+        state = self._ledger.state
+        return (
+            set(keys) if run_id is None else {k for k in keys if k in state.keys_of_run(run_id) or k not in state.keys}
+        )
+
     def lost(self) -> tuple[str, ...]:
-        return tuple(edit.lost(self._tree(), self._ledger.state)) if self._seen else self.keys
+        return tuple(edit.lost(self._last.read(self._path)[0], self._ledger.state)) if self._seen else self.keys
 
     def put(self, results: Results) -> Outcome:
         """Raises ChangedMeanwhile, OutputError, InputError; then ``data.qpdata`` is as it was."""
@@ -130,8 +139,8 @@ class Publication:
             self._ledger.finish(self._ledger.state, self._ledger.written_sha)
 
     def _tree(self) -> ImageDataFile:
-        if self._before is not None:
-            return ImageDataFile(self._before, self._path)
+        if self._before is not None and self._seen is not None:
+            return self._last.to_edit(self._path, self._before, self._seen)
         metadata = self._entry.builder.get("metadata") or {}
         return new_image_data(
             self._entry.builder,
@@ -183,7 +192,7 @@ def _make_folder(folder: Path) -> None:
 
 def read_data(path: Path) -> tuple[ImageDataFile, Seen]:
     """A ``data.qpdata`` and what the file was when read. Raises SourceError, BrokenFile, Unsupported."""
-    data, seen = read_seen(path, MAX_BYTES)
+    data, seen = read_bytes(path)
     return ImageDataFile(data, path), seen
 
 

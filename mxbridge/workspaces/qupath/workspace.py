@@ -26,11 +26,14 @@ from mxbridge.results import ImageRef, Results
 from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.cells import cells_of
+from mxbridge.workspaces.qupath.exchange import sweep
+from mxbridge.workspaces.qupath.last_read import LastRead
 from mxbridge.workspaces.qupath.ledger import Ledger
 from mxbridge.workspaces.qupath.lock import ProjectLock
 from mxbridge.workspaces.qupath.pixels import open_pixels
 from mxbridge.workspaces.qupath.project import Entry, Project
-from mxbridge.workspaces.qupath.publication import Publication, read_data, refuse_links
+from mxbridge.workspaces.qupath.publication import Publication, refuse_links
+from mxbridge.workspaces.qupath.shown_maps import hide_maps, maps_are_shown, show_maps
 from mxbridge.workspaces.qupath.uris import PathMap
 
 OWN_FOLDER = "mxbridge"
@@ -71,6 +74,7 @@ class QuPathWorkspace(Workspace):
         self._path_maps = tuple(m if isinstance(m, PathMap) else PathMap.parse(m) for m in path_maps)
         self._um_per_px = um_per_px
         self._lock = ProjectLock(self.own_folder)
+        self._last = LastRead()
         self.address = str(self._project.path)
 
     @property
@@ -116,9 +120,11 @@ class QuPathWorkspace(Workspace):
             found |= {e.id: e for e in named}
         return [_ref(e) for e in entries if e.id in found]
 
-    def pull(self, ref: ImageRef, cells: CellKind = "cells") -> Pulled:
+    def pull(self, ref: ImageRef, cells: CellKind | None = "cells") -> Pulled:
         entry = self._entry(ref)
         image = self._image(entry)
+        if cells is None:
+            return Pulled(ref, image, None, image.warnings)
         found, warnings = self._cells(entry, cells, image)
         return Pulled(ref, image, found, (*image.warnings, *warnings))
 
@@ -126,16 +132,25 @@ class QuPathWorkspace(Workspace):
         """Write measurements, classes and objects into ``data.qpdata`` in one step; see :mod:`.publication`."""
         with self.locked(PUBLISHING_TAKES):
             project, entry = self._now(results.image)
-            outcome = Publication(project, entry, self.own_folder).put(results)
-        return self._published(results.image, entry, outcome.changed, outcome.notes)
+            outcome = Publication(project, entry, self.own_folder, self._last).put(results)
+            maps = show_maps(
+                self._project.path,
+                entry.id,
+                self.derived_folder(results.image),
+                results.derived,
+                path_maps=self._path_maps,
+                um_per_px=self._um_per_px,
+            )
+        return self._published(results.image, entry, outcome.changed or maps.changed, (*outcome.notes, *maps.notes))
 
     def holds(self, results: Results) -> bool:
         try:
             entry = self._entry(results.image)
             if not self._project.data_path(entry.id).exists():
                 return False
-            tree, _ = read_data(self._project.data_path(entry.id))
-            return edit.held(tree, results, entry_id=str(entry.id))
+            tree, _ = self._last.read(self._project.data_path(entry.id))
+            shown = maps_are_shown(Project.open(self._project.path), entry.id, results.derived)
+            return shown and edit.held(tree, results, entry_id=str(entry.id))
         except (InputError, SourceError):
             return False
 
@@ -143,19 +158,22 @@ class QuPathWorkspace(Workspace):
         """Take results out again; keys that were never published here, or are out already, change nothing."""
         with self.locked(PUBLISHING_TAKES):
             project, entry = self._now(ref)
-            outcome = Publication(project, entry, self.own_folder).take(result_keys, run_id)
-        return self._published(ref, entry, outcome.changed, outcome.notes)
+            publication = Publication(project, entry, self.own_folder, self._last)
+            keys = publication.keys_to_take(result_keys, run_id)
+            outcome = publication.take(result_keys, run_id)
+            maps = hide_maps(self._project.path, entry.id, self.derived_folder(ref), keys)
+        return self._published(ref, entry, outcome.changed or maps.changed, (*outcome.notes, *maps.notes))
 
     def published_keys(self, ref: ImageRef) -> tuple[str, ...]:
         """Result keys that the record of publications has for an image."""
-        return Publication(self._project, self._entry(ref), self.own_folder).keys
+        return Publication(self._project, self._entry(ref), self.own_folder, self._last).keys
 
     def lost(self, ref: ImageRef) -> tuple[str, ...]:
         """What was published on an image and is gone, most likely because QuPath saved an older state over it."""
-        return Publication(self._project, self._entry(ref), self.own_folder).lost()
+        return Publication(self._project, self._entry(ref), self.own_folder, self._last).lost()
 
     def check_writable(self) -> None:
-        """Folders, files and links on the way to every ``data.qpdata``; the lock is tried as well."""
+        """Folders, files and links on the way to every ``data.qpdata``; the lock is tried, and what a killed run left swept."""
         folders = [self._project.folder, self._project.folder / "data"]
         for entry in self._project.entries:
             folders.append(self._project.data_folder(entry.id))
@@ -167,7 +185,8 @@ class QuPathWorkspace(Workspace):
                     hint="Copy the project to a place where you may write, or compute without writing: --no-publish",
                 )
         with self.locked(PUBLISHING_TAKES):
-            pass
+            for folder in (*folders, self.own_folder / "published"):
+                sweep(folder)
 
     @contextmanager
     def locked(self, wait: float = 0.0, *, told: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -209,7 +228,7 @@ class QuPathWorkspace(Workspace):
         path = self._project.data_path(entry.id)
         if not path.exists():
             return None, ()
-        tree, seen = read_data(path)
+        tree, seen = self._last.read(path)
         ledger = Ledger.open(self.own_folder / "published", entry.id, seen.sha256)
         try:
             cells, warnings = cells_of(tree, kind, image.shape, ledger.state)

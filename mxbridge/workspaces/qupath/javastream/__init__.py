@@ -18,10 +18,19 @@ from mxbridge.workspaces.qupath.javastream.nodes import (
     JavaObject,
     JavaString,
     Part,
+    Rows,
     StreamError,
     Value,
 )
-from mxbridge.workspaces.qupath.javastream.reader import JavaStream, read_stream, without_garbage_collection
+from mxbridge.workspaces.qupath.javastream.pack import Ints, Pack
+from mxbridge.workspaces.qupath.javastream.packing import Packable
+from mxbridge.workspaces.qupath.javastream.reader import (
+    JavaStream,
+    TooManyNodesError,
+    read_stream,
+    without_garbage_collection,
+)
+from mxbridge.workspaces.qupath.javastream.shapes import Place, Shape
 from mxbridge.workspaces.qupath.javastream.text import decode_text, encode_text
 from mxbridge.workspaces.qupath.javastream.writer import write_stream
 
@@ -29,6 +38,7 @@ __all__ = [
     "Block",
     "ClassDesc",
     "Field",
+    "Ints",
     "Item",
     "JavaArray",
     "JavaClass",
@@ -36,8 +46,14 @@ __all__ = [
     "JavaObject",
     "JavaStream",
     "JavaString",
+    "Pack",
+    "Packable",
     "Part",
+    "Place",
+    "Rows",
+    "Shape",
     "StreamError",
+    "TooManyNodesError",
     "Value",
     "decode_text",
     "encode_text",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from mxbridge.workspaces.qupath.javastream.text import decode_text, encode_text
+
+if TYPE_CHECKING:
+    from mxbridge.workspaces.qupath.javastream.pack import Pack
 
 MAGIC = b"\xac\xed\x00\x05"
 BASE_HANDLE = 0x7E0000
@@ -133,7 +136,7 @@ class JavaObject:
 
     def get(self, field: str) -> Item:
         """An object field. Raises StreamError when there is none of that name."""
-        part, at = self._find(field)
+        part, at = self.held(field)
         value = part[at]
         if isinstance(value, bytes):
             raise StreamError(f"field {field} of class {self.name} holds no object")
@@ -150,10 +153,11 @@ class JavaObject:
         raise StreamError(f"an object of class {self.name} has no number {field}")
 
     def put(self, field: str, value: Value) -> None:
-        part, at = self._find(field)
+        part, at = self.held(field)
         part[at] = value
 
-    def _find(self, field: str) -> tuple[list[Value], int]:
+    def held(self, field: str) -> tuple[list[Value], int]:
+        """The list that holds a field, and its index there. Raises StreamError when there is none of that name."""
         for part in reversed(self.parts):
             at = part.desc.position(field)
             if at is not None and part.values is not None:
@@ -206,7 +210,22 @@ class Block:
         self.long_form = long_form
 
 
-Item: TypeAlias = JavaObject | JavaString | JavaArray | JavaEnum | JavaClass | ClassDesc | Block | None
+class Rows:
+    """Objects that are kept as bytes, one after the other: stands for as many items among the annotations of an object.
+
+    first, stop: which objects of the pack these are. holder: the annotations among which they stand.
+    """
+
+    __slots__ = ("first", "holder", "pack", "stop")
+
+    def __init__(self, pack: Pack, first: int, stop: int, holder: list[Item]) -> None:
+        self.pack, self.first, self.stop, self.holder = pack, first, stop, holder
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+
+Item: TypeAlias = JavaObject | JavaString | JavaArray | JavaEnum | JavaClass | ClassDesc | Block | Rows | None
 Value: TypeAlias = Item | bytes
 
 

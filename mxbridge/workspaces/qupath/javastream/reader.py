@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import struct
+import sys
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,11 +51,15 @@ from mxbridge.workspaces.qupath.javastream.nodes import (
     StreamError,
     Value,
 )
+from mxbridge.workspaces.qupath.javastream.pack import Pack
+from mxbridge.workspaces.qupath.javastream.packing import PACKED, Entangled, Handles, Packable, Packing
+from mxbridge.workspaces.qupath.javastream.shapes import HEIGHT
 from mxbridge.workspaces.qupath.javastream.text import decode_text, encode_text
 
 MAX_NESTING = 200
 """Items within items."""
 
+_ENDLESS = sys.maxsize
 _CLASS_ABOVE = 5
 """Levels of nesting that a class above a class counts for, because reading it takes more calls than other items do."""
 
@@ -74,10 +79,15 @@ _class_head = struct.Struct(">qBH").unpack_from
 
 @dataclass(frozen=True)
 class JavaStream:
-    """A whole stream. classes: every class described in it, by name (the first where there are several of one name)."""
+    """A whole stream.
+
+    classes: every class described in it, by name (the first where there are several of one name). pack: the objects that
+    were kept as bytes; empty unless that was asked for.
+    """
 
     items: list[Item]
     classes: dict[str, ClassDesc]
+    pack: Pack
     _nodes: list[Item]
     _starts: array[int]
 
@@ -87,19 +97,38 @@ class JavaStream:
         return next(found, None) if node is not None else None
 
 
-def read_stream(data: bytes) -> JavaStream:
-    """Raises StreamError with the byte position of what is wrong."""
+class TooManyNodesError(Exception):
+    """A stream with more nodes than the caller has room for, ``nodes``; byte ``position`` was reached."""
+
+    def __init__(self, nodes: int, position: int) -> None:
+        super().__init__(f"more than {nodes:,} nodes by byte {position:,}")
+        self.nodes, self.position = nodes, position
+
+
+def read_stream(data: bytes, packable: Packable | None = None, most_nodes: int | None = None) -> JavaStream:
+    """Raises StreamError with the byte position of what is wrong.
+
+    packable: objects to keep as bytes where they are many of one shape; their parents hold :class:`Rows` then.
+    most_nodes: raise TooManyNodesError where there is more to be kept as nodes.
+    """
     if data[:4] != MAGIC:
         raise StreamError("not a Java object stream", 0)
-    reader = _Reader(data)
+    handles: list[Item] = []
+    reader = _Reader(data, len(MAGIC), handles)
+    packing = Packing(data, packable or Packable((), lambda _: False), handles, reader.object_at)
+    reader.packing = packing if packable else None
+    reader.most_handles = _ENDLESS if most_nodes is None else most_nodes
     items: list[Item] = []
     with without_garbage_collection():
         try:
             while reader.at < len(data):
                 items.append(reader.item(0))
+            pack = packing.finish()
         except (IndexError, struct.error):  # a fixed-size field beyond the last byte
             raise StreamError("the data end in the middle of something", len(data)) from None
-    return JavaStream(items, reader.classes, reader.handles, reader.starts)
+        except Entangled:
+            return read_stream(data, None, most_nodes)
+    return JavaStream(items, reader.classes, pack, handles, reader.starts)
 
 
 @contextmanager
@@ -115,12 +144,28 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 class _Reader:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, at: int, handles: Handles) -> None:
         self.data = data
-        self.at = len(MAGIC)
-        self.handles: list[Item] = []
+        self.at = at
+        self.handles = handles
         self.starts = array("Q")
         self.classes: dict[str, ClassDesc] = {}
+        self.packing: Packing | None = None
+        self.most_handles = _ENDLESS
+        self._packed_handles = 0
+        self._above: _Reader | None = None
+
+    def object_at(self, start: int, handles: Handles) -> JavaObject:
+        """Read one of the objects that were packed, as nodes."""
+        reader = _Reader(self.data, start + 1, handles)
+        reader._above = self
+        return reader._object(1)
+
+    def loosen(self, handle: int) -> Item:
+        """What has this handle, which lies within an object that was packed."""
+        reader = self._above or self
+        assert reader.packing is not None  # noqa: S101 - nothing else puts PACKED into the table
+        return reader.packing.loosen(handle)
 
     def item(self, depth: int) -> Item:  # noqa: PLR0911 - one return per kind of item, the frequent ones first
         at = self.at
@@ -133,7 +178,8 @@ class _Reader:
             handle: int = _i32(self.data, at + 1)[0] - BASE_HANDLE
             if not 0 <= handle < len(self.handles):
                 raise StreamError("a back reference to something that does not exist", at)
-            return self.handles[handle]
+            found = self.handles[handle]
+            return self.loosen(handle) if found is PACKED else found
         if depth >= MAX_NESTING:
             raise StreamError(f"nested deeper than {MAX_NESTING} levels", at)
         self.at = at + 1
@@ -173,7 +219,12 @@ class _Reader:
     def _assign(self, node: Item) -> int:
         self.handles.append(node)
         self.starts.append(self.at)
+        self._check_count()
         return len(self.handles) - 1
+
+    def _check_count(self) -> None:
+        if len(self.handles) > self.most_handles:
+            raise TooManyNodesError(self.most_handles - self._packed_handles, self.at)
 
     def _bytes(self, length: int, start: int) -> bytes:
         if length < 0 or length > len(self.data) - start:
@@ -187,6 +238,7 @@ class _Reader:
             self._decode(text.raw, start)
         self.handles.append(text)
         self.starts.append(start)
+        self._check_count()
         return text
 
     @staticmethod
@@ -197,17 +249,14 @@ class _Reader:
             raise StreamError(str(error), at) from None
 
     def _object(self, depth: int) -> JavaObject:
+        start = self.at - 1
         desc = self._class(depth)
         parts: list[Part] = []
         node = JavaObject(desc, parts)
         self._assign(node)
         data, item = self.data, self.item
         if desc.flags & EXTERNALIZABLE:
-            annotations: list[Item] = []
-            while data[self.at] != TC_END:
-                annotations.append(item(depth))
-            self.at += 1
-            parts.append(Part(desc, None, annotations))
+            self._external(node, start, depth)
             return node
         for cls in desc.lineage:
             if not cls.flags & SERIALIZABLE:
@@ -225,6 +274,27 @@ class _Reader:
             parts.append(part)
         return node
 
+    def _external(self, node: JavaObject, start: int, depth: int) -> None:
+        """What an object's writeExternal wrote. Only here may objects be packed."""
+        data, item, first_handle = self.data, self.item, len(self.handles) - 1
+        packing = self.packing if depth + HEIGHT + _CLASS_ABOVE < MAX_NESTING else None
+        annotations: list[Item] = []
+        while data[self.at] != TC_END:
+            if packing is not None and data[self.at] == TC_OBJECT:
+                at = packing.take(self.at, annotations)
+                if at != self.at:
+                    taken = len(self.handles) - len(self.starts)
+                    self.starts.extend([self.at] * taken)
+                    self._packed_handles += taken
+                    self.most_handles += taken
+                    self.at = at
+                    continue
+            annotations.append(item(depth))
+        self.at += 1
+        node.parts.append(Part(node.desc, None, annotations))
+        if packing is not None:
+            packing.consider(node, start, self.at, first_handle)
+
     def _array(self, depth: int) -> JavaArray:
         start = self.at
         desc = self._class(depth)
@@ -239,6 +309,8 @@ class _Reader:
             return node
         if not 0 <= count <= len(self.data) - self.at - 4:
             raise StreamError(f"an array of {count} items, which the data cannot hold", self.at)
+        if count > self.most_handles - self._packed_handles:
+            raise TooManyNodesError(self.most_handles - self._packed_handles, self.at)
         self.at += 4
         node.values = values = []
         for _ in range(count):

@@ -28,7 +28,9 @@ from mxbridge.workspaces.qupath.javastream.nodes import (
     JavaEnum,
     JavaObject,
     JavaString,
+    Rows,
 )
+from mxbridge.workspaces.qupath.javastream.rewrite import write_rows
 from mxbridge.workspaces.qupath.javastream.text import encode_text
 
 _reference = struct.Struct(">Bi").pack
@@ -38,16 +40,20 @@ _count = struct.Struct(">i").pack
 
 def write_stream(items: Sequence[Item]) -> bytes:
     """The whole stream of these top-level items."""
-    writer = _Writer()
+    writer = Writer()
     for item in items:
         writer.item(item)
     return bytes(writer.out)
 
 
-class _Writer:
+class Writer:
+    """out: the bytes so far. alive: nodes that are in no tree, kept so that none after them gets their identity."""
+
     def __init__(self) -> None:
         self.out = bytearray(MAGIC)
         self._handles: dict[int, int] = {}  # by identity: the tree holds every node, so no id is used twice
+        self._next = 0
+        self.alive: list[JavaObject] = []
 
     def item(self, node: Item) -> None:
         out = self.out
@@ -74,6 +80,8 @@ class _Writer:
             self._array(node)
         elif isinstance(node, ClassDesc):
             self._class(node)
+        elif isinstance(node, Rows):
+            write_rows(self, node)
         elif isinstance(node, JavaEnum):
             out.append(TC_ENUM)
             self.item(node.desc)
@@ -84,8 +92,28 @@ class _Writer:
             self.item(node.desc)
             self._assign(node)
 
+    def handle(self, node: Item) -> int | None:
+        """The handle of a node that was written already."""
+        return self._handles.get(id(node))
+
+    def rehearse(self, item: JavaObject) -> tuple[bytes, int]:
+        """The bytes of an object as they would be now, and how many handles it takes; nothing is written."""
+        length, before, known = len(self.out), self._next, len(self._handles)
+        self.item(item)
+        raw, taken = bytes(self.out[length:]), self._next - before
+        del self.out[length:]
+        while len(self._handles) > known:
+            self._handles.popitem()
+        self._next = before
+        return raw, taken
+
+    def skip_handles(self, count: int) -> None:
+        """Count handles of objects that were copied as bytes, to which nothing refers."""
+        self._next += count
+
     def _assign(self, node: JavaObject | JavaString | JavaArray | JavaEnum | JavaClass | ClassDesc) -> None:
-        self._handles[id(node)] = len(self._handles)
+        self._handles[id(node)] = self._next
+        self._next += 1
 
     def _string(self, node: JavaString) -> None:
         self._assign(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from mxbridge.errors import BrokenFile, InputError, OutputError, SourceError, Unsupported, UsageError
 from mxbridge.workspaces.qupath.javastream import (
     Block,
+    Ints,
     Item,
     JavaEnum,
     JavaObject,
     JavaString,
+    Rows,
     StreamError,
+    TooManyNodesError,
     read_stream,
     same_content,
     without_garbage_collection,
@@ -26,12 +30,21 @@ from mxbridge.workspaces.qupath.qpdata import descriptors as d
 from mxbridge.workspaces.qupath.qpdata.classes import PathClasses
 from mxbridge.workspaces.qupath.qpdata.descriptors import ClassTable
 from mxbridge.workspaces.qupath.qpdata.jdk import Maker, boxed, map_items
+from mxbridge.workspaces.qupath.qpdata.layout import packable
 from mxbridge.workspaces.qupath.qpdata.measurements import MeasurementLists
 from mxbridge.workspaces.qupath.qpdata.new_objects import NewPathObject
-from mxbridge.workspaces.qupath.qpdata.path_objects import MAX_TREE_DEPTH, PathObject, Shared, read_tree
+from mxbridge.workspaces.qupath.qpdata.object_table import ObjectTable
+from mxbridge.workspaces.qupath.qpdata.packed import PackedObjects
+from mxbridge.workspaces.qupath.qpdata.path_objects import (
+    MAX_TREE_DEPTH,
+    MisplacedRowsError,
+    PathObject,
+    Shared,
+    read_tree,
+)
+from mxbridge.workspaces.qupath.qpdata.room import MAX_BYTES, check_file, check_size, most_nodes
 
-MAX_BYTES = 2 * 1024**3
-"""Larger files are refused: they would need more than ten times their size in memory."""
+__all__ = ["MAX_BYTES", "ImageDataFile"]
 
 MAX_SHARING = 16
 """Outlines and measurements may be, all together, this many times the bytes of the file (objects can share them)."""
@@ -54,22 +67,36 @@ class ImageDataFile:
     objects cannot be told apart are read only. Everything else in the file is kept as it is.
     """
 
-    def __init__(self, data: bytes, path: Path) -> None:
-        """Parse bytes; ``path`` is for messages. Raises BrokenFile, Unsupported."""
-        self.path = path
-        with without_garbage_collection():
-            self._parse(data, path)
+    def __init__(self, data: bytes, path: Path, *, packed: bool = True) -> None:
+        """Parse bytes; ``path`` is for messages. Raises BrokenFile, Unsupported.
 
-    def _parse(self, data: bytes, path: Path) -> None:
+        packed: keep the many objects of few shapes as bytes and arrays. Without, every object becomes nodes; that is slow,
+        and the reference of what a file says.
+        """
+        self.path = path
+        check_size(path, len(data))
+        with without_garbage_collection():
+            self._parse(data, path, packed=packed)
+
+    def _parse(self, data: bytes, path: Path, *, packed: bool) -> None:
         stream = None
         try:
-            stream = read_stream(data)
+            stream = read_stream(data, packable() if packed else None, most_nodes(len(data)))
             self._items = stream.items
             self._classes = ClassTable(stream.classes)
             self._maker = Maker(self._classes)
             self._lists = MeasurementLists(self._maker)
             self._path_classes = PathClasses(self._maker)
+            self._packed = PackedObjects(stream.pack, self._lists, self._path_classes)
             self._read_items(len(data))
+        except MisplacedRowsError:
+            self._parse(data, path, packed=False)
+        except TooManyNodesError as error:
+            raise Unsupported(
+                f"{path}: its objects are too many, and too different from each other, for the memory of this machine "
+                f"(more than {error.nodes:,} parts of objects, by byte {error.position:,} of {len(data):,})",
+                hint="Run on a machine (or in a container) with more memory, or divide the image into several entries",
+            ) from None
         except StreamError as error:
             position = error.position if stream is None else stream.position(error.node)
             raise BrokenFile(
@@ -85,9 +112,8 @@ class ImageDataFile:
     def read(cls, path: Path | str) -> ImageDataFile:
         """Raises SourceError, BrokenFile, Unsupported; in time and memory proportional to the file."""
         path = Path(path)
+        check_file(path)
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise Unsupported(f"{path}: larger than {MAX_BYTES // 1024**3} GB")
             data = path.read_bytes()
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -116,9 +142,11 @@ class ImageDataFile:
             raise StreamError("incomplete, the end mark is missing", node=last)
         if any(isinstance(item, JavaString) and item.text == "EOF" for item in items[:-1]):
             raise StreamError("something follows the end mark")
-        self._shared = Shared(self._lists, self._path_classes)
-        self.root = read_tree(hierarchies[0].get("rootObject"), self._shared, MAX_SHARING * size)
-        self._learn_ids()
+        self._shared = Shared(self._lists, self._path_classes, self._unpack_members)
+        budget = MAX_SHARING * size - self._packed.spent
+        self.root = read_tree(hierarchies[0].get("rootObject"), self._shared, budget)
+        self._table: ObjectTable | None = None
+        self._check_ids()
 
     def _read_description(self, text: str) -> None:
         """The JSON about the image; older files have 'Image path: ...' instead."""
@@ -132,15 +160,11 @@ class ImageDataFile:
             raise StreamError("its description of the image is not JSON") from None
         self.qupath_version = version if isinstance(version, str) else None
 
-    def _learn_ids(self) -> None:
-        self._by_id: dict[str, PathObject] = {}
-        without, repeated = 0, 0
-        for item in self.objects():
-            identity = item.id
-            if identity is None:
-                without += 1
-            elif self._by_id.setdefault(identity, item) is not item:
-                repeated += 1
+    def _check_ids(self) -> None:
+        ids = self.table.ids
+        known = [identity for identity in ids if identity is not None]
+        self._ids = set(known)
+        without, repeated = len(ids) - len(known), len(known) - len(self._ids)
         self.why_not_writable = ""
         if self.version != 3:
             self.why_not_writable = f"it has data version {self.version}: {_SAVE_ONCE}"
@@ -150,8 +174,22 @@ class ImageDataFile:
             self.why_not_writable = f"{repeated} of its objects have the id of another one: {_NEW_IDS}"
         self.writable = not self.why_not_writable
 
+    @property
+    def table(self) -> ObjectTable:
+        """All objects as they are now; to be asked for anew after objects were added, taken out or unpacked."""
+        if self._table is None:
+            self._table = ObjectTable(self.root, self._packed, self._shared, self._check_writable)
+        return self._table
+
+    def _changed_objects(self) -> None:
+        """Objects came, went or were unpacked: rows of the table are others now."""
+        if self._table is not None:
+            self._table.outdated = True
+        self._table = None
+
     def objects(self) -> Iterator[PathObject]:
-        """All objects but the root, depth first, in the order of the file."""
+        """All objects but the root, depth first, in the order of the file. Those kept as bytes are unpacked for it."""
+        self._unpack(self.table.split(self.table.all())[2])
         waiting = list(reversed(self.root.children))
         while waiting:
             item = waiting.pop()
@@ -159,49 +197,49 @@ class ImageDataFile:
             waiting.extend(reversed(item.children))
 
     def get(self, object_id: str) -> PathObject | None:
-        """The object with this id."""
-        return self._by_id.get(object_id.lower())
+        """The object with this id; unpacked if need be."""
+        identity = object_id.lower()
+        if identity not in self._ids:
+            return None
+        (found,) = self.take(np.array([self.table.ids.index(identity)]))
+        return found
+
+    def take(self, which: Ints) -> list[PathObject]:
+        """The objects of some rows of the table; unpacked if need be."""
+        self._unpack(self.table.split(which)[2])
+        return [item for _, item in self.table.split(which)[0]]
+
+    def _unpack_members(self, parent: PathObject) -> None:
+        ranges = [np.arange(member.first, member.stop) for member in parent.members if isinstance(member, Rows)]
+        self._unpack(np.concatenate(ranges))
+
+    def _unpack(self, rows: Ints) -> None:
+        """Make objects of packed ones, as they are now."""
+        if not len(rows):
+            return
+        with without_garbage_collection():
+            self._packed.unpack(rows)
+            waiting = [self.root]
+            while waiting:
+                item = waiting.pop()
+                if item.packed:
+                    item.refresh_members()
+                waiting += [member for member in item.members if isinstance(member, PathObject)]
+        self._changed_objects()
 
     def set_measurements(self, objects: Sequence[PathObject], values: Mapping[str, NDArray[np.floating]]) -> None:
-        """Add or replace columns: per name, float32 ``(objects,)``; NaN is a value like any other.
-
-        float64 keeps its digits in lists that hold doubles, so that old values can be put back exactly.
-
-        Other values, the kind of each list and the order of its names stay. Raises Unsupported for objects whose list is
-        of an unknown kind, before anything is changed.
-        """
-        self._check_writable()
-        _check_distinct(objects)
-        for name, column in values.items():
-            if np.shape(column) != (len(objects),):
-                raise ValueError(f"{name}: {np.shape(column)} values for {len(objects)} objects")
-        if values and objects:
-            self._replace_lists(objects, self._lists.with_columns([o.measurement_list for o in objects], values))
+        """Add or replace columns of these objects; see :meth:`ObjectTable.set_columns`."""
+        self.table.set_columns(self.table.rows_of(objects), values)
 
     def remove_measurements(self, objects: Sequence[PathObject], names: Collection[str]) -> None:
         """Take columns out of these objects, as if they had never been there."""
-        self._check_writable()
-        _check_distinct(objects)
-        self._replace_lists(objects, self._lists.without_columns([o.measurement_list for o in objects], names))
-
-    @staticmethod
-    def _replace_lists(objects: Sequence[PathObject], lists: list[JavaObject | None]) -> None:
-        for item, node in zip(objects, lists, strict=True):
-            item.measurement_list = node
+        self.table.remove_columns(self.table.rows_of(objects), names)
 
     def set_class(self, objects: Sequence[PathObject], class_name: str | None, colors: Mapping[str, int]) -> None:
-        """Give objects a class by its full name (``Tumor: CD3``), or none.
-
-        Classes the file has are shared; new ones, and those above them, get ``colors[full name]`` (signed 32-bit ARGB) or
-        a colour made from the name.
-        """
-        self._check_writable()
-        node = None if class_name is None else self._path_classes.ensure(class_name, colors)
-        for item in objects:
-            if item.kind == "root":
-                raise UsageError("the root object has no class")
-            if item.class_name != class_name:
-                item.path_class = node
+        """Give objects a class by its full name, or none; see :meth:`ObjectTable.set_class`."""
+        if any(item.kind == "root" for item in objects):
+            raise UsageError("the root object has no class")
+        self.table.set_class(self.table.rows_of(objects), class_name, colors)
 
     def add_object(self, spec: NewPathObject, parent: PathObject | None = None) -> PathObject:
         """Put a new object, with its children, last among the children of ``parent`` (the root when None).
@@ -211,17 +249,18 @@ class ImageDataFile:
         self._check_writable()
         above = self.root if parent is None else parent
         wanted = list(_with_children(spec, _depth(above) + 1))
-        taken = [s.id for s, _ in wanted if s.id.lower() in self._by_id]
+        taken = [s.id for s, _ in wanted if s.id.lower() in self._ids]
         if taken or len({s.id.lower() for s, _ in wanted}) < len(wanted):
             raise InputError(f"{self.path}: there is an object {(taken or [spec.id])[0]} already")
         if max(level for _, level in wanted) > MAX_TREE_DEPTH:
             raise InputError(f"{self.path}: QuPath cannot open objects nested deeper than {MAX_TREE_DEPTH} levels")
+        self._changed_objects()
         return self._add(spec, above)
 
     def _add(self, spec: NewPathObject, above: PathObject) -> PathObject:
         made = PathObject(spec.node(self._maker, self._lists, self._path_classes), above, self._shared)
         above.append_child(made)
-        self._by_id[spec.id.lower()] = made
+        self._ids.add(spec.id.lower())
         for child in spec.children:
             self._add(child, made)
         return made
@@ -235,10 +274,9 @@ class ImageDataFile:
         gone = {id(item) for item in objects}
         for above in {id(item.parent): item.parent for item in objects if id(item.parent) not in gone}.values():
             if above is not None:
-                above.replace_children(list(_survivors(above, gone)))
-        for item in objects:
-            if item.id is not None:
-                self._by_id.pop(item.id, None)
+                above.replace_members(list(_survivors(above, gone)))
+        self._ids -= {item.id for item in objects}
+        self._changed_objects()
 
     def to_bytes(self) -> bytes:
         """The file as it is now; byte for byte what was read when nothing was changed."""
@@ -259,12 +297,14 @@ class ImageDataFile:
         """The ``hierarchy`` part of summary.json: numbers of objects by type, of annotations and detections by class."""
         kinds = {"root": 1}
         classes: dict[str, dict[str, int]] = {"annotation": {}, "detection": {}}
-        for item in self.objects():
-            kinds[item.kind] = kinds.get(item.kind, 0) + 1
-            if item.kind != "tma core":
-                of = classes["annotation" if item.kind == "annotation" else "detection"]
-                name = item.class_name or "Unclassified"
-                of[name] = of.get(name, 0) + 1
+        everything = self.table.all()
+        kind_of, class_of = self.table.kinds(everything).tolist(), self.table.class_names(everything)
+        for (kind, class_name), count in Counter(zip(kind_of, class_of, strict=True)).items():
+            kinds[kind] = kinds.get(kind, 0) + count
+            if kind != "tma core":
+                of = classes["annotation" if kind == "annotation" else "detection"]
+                name = class_name or "Unclassified"
+                of[name] = of.get(name, 0) + count
         return {
             "nObjects": sum(kinds.values()),
             "objectTypeCounts": {title: kinds[kind] for kind, title in _COUNTED.items() if kind in kinds},
@@ -316,11 +356,6 @@ def _properties(node: JavaObject) -> dict[str, str | float]:
     return found
 
 
-def _check_distinct(objects: Sequence[PathObject]) -> None:
-    if len({id(item) for item in objects}) != len(objects):
-        raise ValueError("an object is named twice")
-
-
 def _depth(item: PathObject) -> int:
     """Levels above an object: 0 for the root."""
     levels = 0
@@ -335,12 +370,12 @@ def _with_children(spec: NewPathObject, level: int) -> Iterator[tuple[NewPathObj
         yield from _with_children(child, level + 1)
 
 
-def _survivors(above: PathObject, gone: set[int]) -> Iterator[PathObject]:
+def _survivors(above: PathObject, gone: set[int]) -> Iterator[PathObject | Rows]:
     """The children of an object, each one that goes replaced by its own."""
-    waiting = list(reversed(above.children))
+    waiting = list(reversed(above.members))
     while waiting:
         item = waiting.pop()
-        if id(item) in gone:
-            waiting.extend(reversed(item.children))
+        if isinstance(item, PathObject) and id(item) in gone:
+            waiting.extend(reversed(item.members))
         else:
             yield item

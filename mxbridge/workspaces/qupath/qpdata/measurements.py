@@ -36,6 +36,40 @@ Edit = Callable[[Names, Table, NDArray[np.int64]], tuple[Names, Table, list[int]
 """From names, values and which of all objects these are, to new names, new values, and the column each name had (or -1)."""
 
 
+def adding(columns: Mapping[str, NDArray[np.floating]]) -> Edit:
+    """Add or replace columns: per name ``(objects,)``."""
+    wanted = tuple(columns)
+    values = np.stack([np.asarray(v) for v in columns.values()], axis=1).astype(np.float64)
+
+    def edit(names: Names, old: Table, which: NDArray[np.int64]) -> tuple[Names, Table, list[int]]:
+        merged = (*names, *(n for n in wanted if n not in set(names)))
+        new = np.full((len(old), len(merged)), np.nan)
+        new[:, : len(names)] = old
+        at = {name: k for k, name in enumerate(merged)}
+        new[:, [at[name] for name in wanted]] = values[which]
+        return merged, new, [*range(len(names)), *(-1 for _ in merged[len(names) :])]
+
+    return edit
+
+
+def removing(gone: Collection[str]) -> Edit:
+    """Take columns out."""
+    gone = set(gone)
+
+    def edit(names: Names, old: Table, _which: NDArray[np.int64]) -> tuple[Names, Table, list[int]]:
+        keep = [k for k, name in enumerate(names) if name not in gone]
+        return tuple(names[k] for k in keep), old[:, keep], keep
+
+    return edit
+
+
+def changed_rows(names: Names, new_names: Names, old: Table, new: Table) -> NDArray[np.bool_]:
+    """Which rows an edit has changed: all of them where it changed the names."""
+    if new_names != names:
+        return np.ones(len(old), bool)
+    return np.asarray(~((old == new) | (np.isnan(old) & np.isnan(new))).all(axis=1))
+
+
 class MeasurementLists:
     """Reads and makes the measurement lists of one file."""
 
@@ -47,7 +81,7 @@ class MeasurementLists:
     def check(self, node: JavaObject) -> None:
         """Raise StreamError where a list of a known kind holds fewer values than names, or no values at all."""
         if node.name in _NUMERIC:
-            names, values = self._names(node), _values(node)
+            names, values = self.names_of(node), _values(node)
             if len(values) < len(names):
                 raise StreamError(f"a measurement list of {len(names)} names with {len(values)} values")
         elif node.name == DEFAULT_LIST:
@@ -58,14 +92,14 @@ class MeasurementLists:
         """Number of measurements; 0 for an unknown kind of list."""
         if node is None or node.name not in (*_NUMERIC, DEFAULT_LIST):
             return 0
-        return len(list_items(node.get("list")) if node.name == DEFAULT_LIST else self._names(node))
+        return len(list_items(node.get("list")) if node.name == DEFAULT_LIST else self.names_of(node))
 
     def read(self, node: JavaObject | None) -> dict[str, float]:
         """Names and values in the order of the file. Raises Unsupported for an unknown kind of list."""
         if node is None:
             return {}
         if node.name in _NUMERIC:
-            return dict(zip(self._names(node), _values(node).tolist(), strict=False))
+            return dict(zip(self.names_of(node), _values(node).tolist(), strict=False))
         if node.name == DEFAULT_LIST:
             return dict(_single(item) for item in list_items(node.get("list")))
         raise _unknown(node)
@@ -74,28 +108,11 @@ class MeasurementLists:
         self, nodes: Sequence[JavaObject | None], columns: Mapping[str, NDArray[np.floating]]
     ) -> list[JavaObject | None]:
         """The lists with these columns added or replaced, ``(objects,)`` each; the same node where nothing changes."""
-        wanted = tuple(columns)
-        values = np.stack([np.asarray(v) for v in columns.values()], axis=1).astype(np.float64)
-
-        def edit(names: Names, old: Table, which: NDArray[np.int64]) -> tuple[Names, Table, list[int]]:
-            merged = (*names, *(n for n in wanted if n not in set(names)))
-            new = np.full((len(old), len(merged)), np.nan)
-            new[:, : len(names)] = old
-            at = {name: k for k, name in enumerate(merged)}
-            new[:, [at[name] for name in wanted]] = values[which]
-            return merged, new, [*range(len(names)), *(-1 for _ in merged[len(names) :])]
-
-        return self._edited(nodes, edit)
+        return self._edited(nodes, adding(columns))
 
     def without_columns(self, nodes: Sequence[JavaObject | None], names: Collection[str]) -> list[JavaObject | None]:
         """The lists without these columns; None where nothing is left, as QuPath writes an empty list."""
-        gone = set(names)
-
-        def edit(names: Names, old: Table, which: NDArray[np.int64]) -> tuple[Names, Table, list[int]]:
-            keep = [k for k, name in enumerate(names) if name not in gone]
-            return tuple(names[k] for k in keep), old[:, keep], keep
-
-        return self._edited(nodes, edit)
+        return self._edited(nodes, removing(names))
 
     def new_float_list(self, names: Names, values: bytes) -> JavaObject:
         shared, index = self._shared_names(names)
@@ -113,11 +130,8 @@ class MeasurementLists:
             same = [nodes[k] for k in members]
             old = _table(kind, names, same)
             new_names, new, origin = edit(names, old, which)
-            if new_names == names:
-                changed = ~((old == new) | (np.isnan(old) & np.isnan(new))).all(axis=1)
-            else:
-                changed = np.ones(len(same), bool)
-            raw, size = _stored(kind, new)
+            changed = changed_rows(names, new_names, old, new)
+            raw, size = stored_values(kind, new)
             for k in np.flatnonzero(changed).tolist():
                 node, values = same[k], raw[k * size : (k + 1) * size]
                 if not new_names:
@@ -127,19 +141,19 @@ class MeasurementLists:
                 elif kind == DEFAULT_LIST:
                     out[members[k]] = self._default_list(node, old[k], new_names, new[k], origin)
                 else:
-                    out[members[k]] = self._numeric_list(node, names, new_names, values)
+                    out[members[k]] = self.numeric_list(node, names, new_names, values)
         return out
 
     def _group(self, node: JavaObject | None) -> tuple[str, Names]:
         if node is None:
             return "", ()
         if node.name in _NUMERIC:
-            return node.name, self._names(node)
+            return node.name, self.names_of(node)
         if node.name == DEFAULT_LIST:
             return node.name, tuple(_single(item)[0] for item in list_items(node.get("list")))
         raise _unknown(node)
 
-    def _numeric_list(self, node: JavaObject, names: Names, new_names: Names, raw: bytes) -> JavaObject:
+    def numeric_list(self, node: JavaObject, names: Names, new_names: Names, raw: bytes) -> JavaObject:
         """A copy with other values; names, map and lock only where the columns change."""
         copy = JavaObject(node.desc, [Part(p.desc, list(p.values or ()), p.annotations) for p in node.parts])
         array = node.get("values")
@@ -176,7 +190,8 @@ class MeasurementLists:
             self._made_names[names] = self._maker.array_list(strings), index
         return self._made_names[names]
 
-    def _names(self, node: JavaObject) -> Names:
+    def names_of(self, node: JavaObject) -> Names:
+        """Names of a Float or Double list. Raises StreamError."""
         shared = node.get("names")
         known = self._read_names.get(id(shared))
         if known is None:
@@ -206,7 +221,7 @@ def _table(kind: str, names: Names, nodes: Sequence[JavaObject | None]) -> Table
     return np.zeros((len(nodes), 0))
 
 
-def _stored(kind: str, values: Table) -> tuple[bytes, int]:
+def stored_values(kind: str, values: Table) -> tuple[bytes, int]:
     """The big-endian bytes of a table, and how many of them one row has."""
     letter = ">f8" if kind == DOUBLE_LIST else ">f4"
     return values.astype(letter).tobytes(), values.shape[1] * int(letter[-1])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mxbridge.errors import Unsupported
-from mxbridge.workspaces.qupath.javastream import Block, Item, JavaArray, JavaObject, StreamError
+from mxbridge.workspaces.qupath.javastream import Block, Item, JavaArray, JavaObject, Rows, StreamError
 from mxbridge.workspaces.qupath.qpdata import descriptors as d
 from mxbridge.workspaces.qupath.qpdata.classes import PathClasses, class_color
 from mxbridge.workspaces.qupath.qpdata.jdk import block_ints, boxed, integer, object_array, required_text, text
@@ -42,22 +43,30 @@ class Shared:
 
     measurements: MeasurementLists
     classes: PathClasses
+    unpack: Callable[[PathObject], None]
+    """Makes objects of what their parent keeps as bytes."""
+
+
+class MisplacedRowsError(Exception):
+    """Objects kept as bytes where no QuPath puts objects: the file has to be read as nodes throughout."""
 
 
 class PathObject:
     """One object of the tree. Change it through its ImageDataFile only.
 
-    kind: 'annotation', 'detection', 'cell', 'tile', 'tma core' or 'root'. parent is None for the root.
+    kind: 'annotation', 'detection', 'cell', 'tile', 'tma core' or 'root'. parent is None for the root. members: its
+    children, many of them perhaps kept as bytes.
     """
 
     __slots__ = (
         "_class_at",
         "_count_at",
+        "_end",
         "_items",
         "_measurements_at",
         "_shared",
-        "children",
         "kind",
+        "members",
         "node",
         "parent",
     )
@@ -68,7 +77,7 @@ class PathObject:
         if kind is None:
             raise StreamError(f"an object of unknown class {node.name}")
         self.node, self.parent, self.kind = node, parent, kind
-        self.children: list[PathObject] = []
+        self.members: list[PathObject | Rows] = []
         self._items = items = node.annotations
         self._shared = shared
         if len(items) < 4:
@@ -79,11 +88,9 @@ class PathObject:
         has_metadata = isinstance(third, JavaObject) and third.name == d.METADATA
         self._measurements_at = 3 if has_metadata else 2
         self._count_at = self._measurements_at + 1
-        count = self._count()
-        if not 0 <= count < len(items) - self._count_at:
-            raise StreamError(f"an object that says it has {count} children, and has not")
-        self._class_at = 0 if kind == "root" else self._check_tail(self._count_at + 1 + count)
-        if kind == "root" and len(items) != self._count_at + 1 + count:
+        self._find_children()
+        self._class_at = 0 if kind == "root" else self._check_tail(self._end)
+        if kind == "root" and len(items) != self._end:
             raise StreamError("a root object with more data than it should have")
         self._check_head()
 
@@ -92,6 +99,25 @@ class PathObject:
             raise StreamError("an object without a number of children")
         (count,) = block_ints(self._items[self._count_at], 1)
         return count
+
+    def _find_children(self) -> None:
+        """Learn where they end among the items, of which one may stand for many."""
+        items, count, at = self._items, self._count(), self._count_at + 1
+        if not any(isinstance(item, Rows) for item in items):
+            at += count
+        else:
+            found = 0
+            while found < count and at < len(items):
+                item = items[at]
+                found += len(item) if isinstance(item, Rows) else 1
+                at += 1
+            outside = (*items[: self._count_at], *items[at:])
+            if found > count or any(isinstance(item, Rows) for item in outside):
+                raise MisplacedRowsError
+            at += count - found
+        if count < 0 or at > len(items):
+            raise StreamError(f"an object that says it has {count} children, and has not")
+        self._end = at
 
     def _check_head(self) -> None:
         text(self._items[0])
@@ -117,30 +143,59 @@ class PathObject:
         self._shared.classes.learn(path_class)
         return int(locked)
 
-    def child_nodes(self) -> list[Item]:
-        first = self._count_at + 1
-        return self._items[first : first + self._count()]
+    @property
+    def children(self) -> list[PathObject]:
+        """All of them as objects."""
+        if self.packed:
+            self._shared.unpack(self)
+        return [member for member in self.members if isinstance(member, PathObject)]
 
-    def replace_children(self, children: list[PathObject]) -> None:
-        first = self._count_at + 1
-        self._items[first : first + self._count()] = [child.node for child in children]
-        self._items[self._count_at] = Block(struct.pack(">i", len(children)))
-        self.children = children
-        for child in children:
-            child.parent = self
+    @property
+    def packed(self) -> bool:
+        """Whether some children are kept as bytes."""
+        return any(isinstance(member, Rows) for member in self.members)
+
+    def child_items(self) -> list[Item]:
+        return self._items[self._count_at + 1 : self._end]
+
+    def refresh_members(self) -> list[PathObject]:
+        """Take up what its children are now, after some were unpacked; the new objects."""
+        known = {id(member.node): member for member in self.members if isinstance(member, PathObject)}
+        new: list[PathObject] = []
+        self._find_children()
+        self.members = []
+        for item in self.child_items():
+            if isinstance(item, JavaObject) and id(item) not in known:
+                new.append(PathObject(item, self, self._shared))
+                self.members.append(new[-1])
+            elif item is not None:
+                self.members.append(item if isinstance(item, Rows) else known[id(item)])
+        return new
+
+    def replace_members(self, members: list[PathObject | Rows]) -> None:
+        count = sum(len(member) if isinstance(member, Rows) else 1 for member in members)
+        self._items[self._count_at + 1 : self._end] = [m if isinstance(m, Rows) else m.node for m in members]
+        self._items[self._count_at] = Block(struct.pack(">i", count))
+        self.members = members
+        self._end = self._count_at + 1 + len(members)
+        for member in members:
+            if isinstance(member, Rows):
+                member.holder = self._items
+            else:
+                member.parent = self
 
     def append_child(self, child: PathObject) -> None:
-        count = self._count()
-        self._items.insert(self._count_at + 1 + count, child.node)
-        self._items[self._count_at] = Block(struct.pack(">i", count + 1))
-        self.children.append(child)
+        self._items.insert(self._end, child.node)
+        self._items[self._count_at] = Block(struct.pack(">i", self._count() + 1))
+        self.members.append(child)
+        self._end += 1
 
     def _tail(self, offset: int) -> Item:
         """An item after the children: 0 the class, 1 the ROI."""
         return self._items[self._tail_at() + offset]
 
     def _tail_at(self) -> int:
-        return self._count_at + 1 + self._count() + self._class_at
+        return self._end + self._class_at
 
     @property
     def id(self) -> str | None:
@@ -236,7 +291,7 @@ class PathObject:
         return f"{self.kind} {self.id or self.name or '(without id)'}"
 
     def __repr__(self) -> str:
-        return f"<{self._label()}, class {self.class_name}, {len(self.children)} children>"
+        return f"<{self._label()}, class {self.class_name}, {self._count()} children>"
 
 
 def read_tree(root: Item, shared: Shared, budget: int) -> PathObject:
@@ -251,13 +306,16 @@ def read_tree(root: Item, shared: Shared, budget: int) -> PathObject:
     waiting = [(top, 1)]
     while waiting:
         parent, depth = waiting.pop()
-        for node in parent.child_nodes():
-            if not isinstance(node, JavaObject) or node.name == d.ROOT:
+        for node in parent.child_items():
+            if not isinstance(node, JavaObject | Rows) or (isinstance(node, JavaObject) and node.name == d.ROOT):
                 raise StreamError("something else where an object must be", node=parent.node)
             if depth > MAX_TREE_DEPTH:
                 raise StreamError(f"objects nested deeper than {MAX_TREE_DEPTH} levels", node=node)
+            if isinstance(node, Rows):
+                parent.members.append(node)
+                continue
             child = reading.object(node, parent)
-            parent.children.append(child)
+            parent.members.append(child)
             waiting.append((child, depth + 1))
     return top
 

@@ -1,0 +1,144 @@
+"""Maps of a task as channels beside the image they were made of, in an entry of their own (:mod:`.joined`).
+
+QuPath neither scales a smaller image nor keeps values of another pixel type, so each map is written once more, at full size
+and in the type of the image: ``<map>.ome.tif`` beside ``<map>.ome.zarr``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxbridge.errors import NoPixelSize, NotApplicable, Unsupported
+from mxbridge.formats.atomic import output_error
+from mxbridge.formats.ome_tiff import write_ome_tiff
+from mxbridge.formats.open_image import open_image
+from mxbridge.formats.pixels import Level
+from mxbridge.image import Box, Channel, LocalImage
+from mxbridge.results import DerivedImage
+from mxbridge.workspaces.qupath.joined import (
+    PIXEL_TYPES,
+    DerivedFile,
+    Joined,
+    add_joined_entry,
+    check_base,
+    joined_files,
+    joined_keys,
+    remove_joined_channels,
+)
+from mxbridge.workspaces.qupath.pixels import open_pixels, pixel_size
+from mxbridge.workspaces.qupath.project import Project
+from mxbridge.workspaces.qupath.uris import PathMap
+
+ZARR, TIFF = ".ome.zarr", ".ome.tif"
+
+TOP = {"uint8": 255, "uint16": 65535, "float32": 1}
+"""What stands for a fraction of 1 in each type that QuPath joins."""
+
+
+def show_maps(
+    project_path: Path,
+    entry_id: int,
+    folder: Path,
+    derived: Sequence[DerivedImage],
+    *,
+    path_maps: Sequence[PathMap] = (),
+    um_per_px: float | None = None,
+) -> Joined:
+    """Show derived images that lie in ``folder`` beside the channels of an entry, under the project's lock.
+
+    Without any it refreshes the objects of a joined entry that is there already, and makes none.
+
+    um_per_px: of the image, where the project does not say. An image that nothing can be joined to (a colour picture, a rare
+    pixel type, no pixel size) keeps its maps as files, and a note says why. Raises InputError, SourceError,
+    ChangedMeanwhile, OutputError.
+    """
+    project = Project.open(project_path)
+    if not derived and not joined_keys(project, entry_id):
+        return Joined(None, False)
+    entry = project.entry(entry_id)
+    base = open_pixels(entry.builder, name=entry.name, locate=lambda uri: project.locate(uri, path_maps))
+    if um_per_px is not None:
+        base = base.with_pixel_size(um_per_px)
+    try:
+        check_base(entry, base)
+        files = [_file_of(folder, image, base) for image in derived]
+    except (NotApplicable, NoPixelSize, Unsupported) as error:
+        return Joined(None, False, (f"maps are not shown in QuPath: {error.message}",))
+    return add_joined_entry(project_path, entry_id, files, path_maps=path_maps)
+
+
+def maps_are_shown(project: Project, entry_id: int, derived: Sequence[DerivedImage]) -> bool:
+    """Whether the joined entry of an image shows these results, or nothing can be joined to that image.
+
+    QuPath drops an entry that was added while it had the project open as soon as it saves its own list. No image is opened.
+    """
+    if {image.result_key for image in derived} <= set(joined_keys(project, entry_id)):
+        return True
+    source = project.entry(entry_id)
+    recorded = source.builder.get("metadata")
+    if not isinstance(recorded, Mapping):
+        return source.made_by_mxbridge
+    joinable = recorded.get("isRGB") is not True and str(recorded.get("pixelType")).lower() in PIXEL_TYPES
+    return source.made_by_mxbridge or not joinable or pixel_size(recorded) is None
+
+
+def hide_maps(project_path: Path, entry_id: int, folder: Path, result_keys: Collection[str]) -> Joined:
+    """Take the channels of these results out of the joined entry, and the full-size files that were made for it."""
+    files = joined_files(Project.open(project_path), entry_id)
+    done = remove_joined_channels(project_path, entry_id, result_keys)
+    for key in set(result_keys) & set(files):
+        tiff = folder / files[key]
+        if tiff.name.endswith(TIFF) and tiff.with_name(tiff.name.removesuffix(TIFF) + ZARR).is_dir():
+            try:
+                tiff.unlink(missing_ok=True)
+            except OSError as error:
+                raise output_error(tiff, error) from error
+    return done
+
+
+def _file_of(folder: Path, image: DerivedImage, base: LocalImage) -> DerivedFile:
+    """The file QuPath can join; made from the map where there is none yet, or an older one."""
+    path = folder / image.file
+    if image.file.endswith(ZARR):
+        tiff = path.with_name(image.file.removesuffix(ZARR) + TIFF)
+        if not tiff.exists() or tiff.stat().st_mtime_ns < max(p.stat().st_mtime_ns for p in path.iterdir()):
+            write_map_tiff(tiff, path, base)
+        path = tiff
+    return DerivedFile(path, image.result_key, tuple(Channel(name) for name in image.channels))
+
+
+def write_map_tiff(target: Path, map_path: Path, base: LocalImage) -> None:
+    """Write a map of fractions (uint8, 0..255 for 0..1, any scale) as an OME-TIFF of the size and type of ``base``.
+
+    Every pixel takes the value of the map pixel its centre lies in. Streams; the memory does not depend on the size.
+    Raises Unsupported (a type QuPath does not join, a map of another type), NoPixelSize, SourceError, OutputError.
+    """
+    found = open_image(map_path)
+    if found.dtype != np.uint8 or base.dtype.name not in TOP:
+        raise Unsupported(f"{map_path}: a map of {found.dtype} cannot be shown beside {base.dtype} pixels")
+    scale = [own / map_um for own, map_um in zip(base.require_pixel_size(), found.require_pixel_size(), strict=True)]
+    level = _Enlarged(map_path, found, base, (scale[0], scale[1]))
+    pixels = level.array(f"enlarged-{found.identity[:24]}-{base.identity[:24]}")
+    write_ome_tiff(target, pixels, found.channels, base.pixel_size_um)
+
+
+class _Enlarged(Level):
+    def __init__(self, path: Path, found: LocalImage, base: LocalImage, scale: tuple[float, float]) -> None:
+        """scale: (y, x) map pixels per pixel of ``base``."""
+        super().__init__(path, (len(found.channels), *base.shape), base.dtype, (1, 512, 512))
+        self._map, self._scale = found.levels[0], scale
+
+    def read(self, channels: range, box: Box) -> NDArray:
+        y, x = (
+            np.minimum(((np.arange(first, last) + 0.5) * scale).astype(np.int64), size - 1)
+            for first, last, scale, size in zip(box[:2], box[2:], self._scale, self._map.shape[1:], strict=True)
+        )
+        part = self._map[channels.start : channels.stop, y[0] : y[-1] + 1, x[0] : x[-1] + 1].compute()
+        values = np.asarray(part)[:, y - y[0]][:, :, x - x[0]]
+        if self.dtype == np.uint8:
+            return values
+        return (values * np.float64(TOP[self.dtype.name]) / TOP["uint8"]).astype(self.dtype)

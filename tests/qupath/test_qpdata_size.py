@@ -1,0 +1,105 @@
+"""A file that is too large for the machine is refused with a message, before it is read where that can be known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.projects import Tissue, image_data, write_project
+from mxbridge.errors import Unsupported
+from mxbridge.workspaces.qupath.exchange import read_seen
+from mxbridge.workspaces.qupath.last_read import LastRead
+from mxbridge.workspaces.qupath.qpdata import ImageDataFile, room
+from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
+
+from .conftest import FL, data_file, fl, scores
+from .qpdata_two_ways import PATH, packed_objects
+
+
+def test_memory_is_known_and_the_smaller_limit_counts(tmp_path, monkeypatch):
+    whole = room.memory()
+    assert whole is None or whole > 2**28
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(room, "_CGROUP_LIMITS", (str(limit), str(tmp_path / "not there")))
+    limit.write_text("max\n")
+    assert room.memory() is None or room.memory() >= whole
+    limit.write_text("1000000\n")
+    assert room.memory() == 1_000_000
+
+
+def test_a_file_beyond_the_hard_limit_is_not_read(tmp_path):
+    path = tmp_path / "data.qpdata"
+    with path.open("wb") as stream:
+        stream.truncate(room.MAX_BYTES + 1)  # sparse: takes no room on the disk
+    for read in (ImageDataFile.read, LastRead().read):
+        with pytest.raises(Unsupported, match=r"2,147,483,649 bytes \(about 3,430,485 cells\)"):
+            read(path)
+
+
+def test_a_file_beyond_the_memory_is_refused_with_both_figures(tmp_path, monkeypatch):
+    write_project(tmp_path / "p", Tissue(200))
+    path = tmp_path / "p/data/1/data.qpdata"
+    size = path.stat().st_size
+    monkeypatch.setattr(room, "memory", lambda: size * room.PER_BYTE - 1)
+    with pytest.raises(Unsupported, match=f"{size:,} bytes .*about 0.0 GB of memory") as caught:
+        ImageDataFile.read(path)
+    assert "more memory" in caught.value.hint
+    workspace = QuPathWorkspace(tmp_path / "p")
+    (ref,) = workspace.list()
+    with pytest.raises(Unsupported, match="GB of memory"):
+        workspace.lost(ref)
+    monkeypatch.setattr(room, "memory", lambda: None)
+    assert len(ImageDataFile.read(path).table) == 200
+
+
+def test_objects_that_must_be_nodes_need_more_room(monkeypatch):
+    raw = image_data(Tissue(300, 3, False, 0, 5))
+    enough = len(raw) * room.PER_BYTE + 600 * room.PER_NODE
+    monkeypatch.setattr(room, "memory", lambda: enough)
+    assert packed_objects(ImageDataFile(raw, PATH)) == 297
+    with pytest.raises(Unsupported, match=r"too many, and too different .*\(more than 600 parts of objects, by byte"):
+        ImageDataFile(raw, PATH, packed=False)
+
+
+def test_a_file_is_parsed_once_while_nobody_writes_it(workspace, monkeypatch):
+    parsed = []
+    real = ImageDataFile._parse
+    monkeypatch.setattr(ImageDataFile, "_parse", lambda self, *a, **k: (parsed.append(1), real(self, *a, **k))[1])
+    ref, path = fl(workspace), data_file(workspace)
+    results = scores(workspace)
+    assert len(parsed) == 1
+    workspace.pull(ref)
+    assert not workspace.holds(results)
+    assert len(parsed) == 1
+    assert workspace.publish(results).changed
+    assert len(parsed) == 2  # what was written is read again to verify it
+    assert workspace.holds(results)
+    assert not workspace.publish(results).changed
+    assert len(parsed) == 3
+    raw = path.read_bytes()
+    path.write_bytes(raw)  # another time, perhaps other content: read again
+    workspace.pull(ref)
+    assert len(parsed) == 4
+
+
+def test_what_others_write_is_seen_even_with_the_same_time_and_size(workspace):
+    import os
+
+    ref, path = fl(workspace), data_file(workspace)
+    before, status = workspace.pull(ref).cells, path.stat()
+    raw = path.read_bytes()
+    wanted = before.ids[0].encode()
+    path.write_bytes(raw.replace(wanted, wanted[:-1] + (b"0" if wanted[-1:] != b"0" else b"1")))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    assert workspace.pull(ref).cells.ids[0] != before.ids[0]
+
+
+def test_an_edited_file_is_never_handed_out_again(workspace):
+    path, last = data_file(workspace, FL), LastRead()
+    tree, seen = last.read(path)
+    data, _ = read_seen(Path(path), room.MAX_BYTES)
+    edited = last.to_edit(path, data, seen)
+    assert edited is tree
+    assert last.read(path)[0] is not tree
