@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mxbridge.cli import console, demo, doctor, inspect, models, publish, qupath, score
+from mxbridge.cli import console, demo, doctor, inspect, models, publish, qupath, score, train
 from mxbridge.errors import Interrupted, MxbridgeError, UsageError
 
 USAGE_ERRORS = typer.BadParameter.__mro__[2]
@@ -27,6 +27,7 @@ app.command("publish")(publish.publish)
 app.command("undo")(publish.undo)
 app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
+app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(qupath.app, name="qupath")

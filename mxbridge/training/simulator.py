@@ -122,8 +122,9 @@ class _Stage:
         if self.folds is not None:
             soft = ndimage.gaussian_filter(sharp, 1.2 / um, truncate=2.0)
             sharp = sharp + self.folds * (0.8 * soft + 0.25 - 0.3 * sharp)
-        photons = rng.poisson(np.maximum(sharp * self.shading, 0) * s.photons).astype(np.float32)
-        counts = photons * np.float32(marker.peak / s.photons) + np.float32(s.offset)
+        at_peak = s.photons if marker.photons is None else marker.photons
+        photons = rng.poisson(np.maximum(sharp * self.shading, 0) * at_peak).astype(np.float32)
+        counts = photons * np.float32(marker.peak / at_peak) + np.float32(s.offset)
         if s.read_noise > 0:
             counts += rng.standard_normal(counts.shape, dtype=np.float32) * np.float32(s.read_noise)
         return np.clip(np.rint(counts), 0, 65535).astype(np.uint16)

@@ -1,13 +1,8 @@
-"""What a simulated tissue is made of: every setting of the simulator, with its unit, and a hash that freezes them."""
+"""What a simulated tissue is made of: every setting of the simulator, with its unit."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
-
-SIMULATOR_VERSION = 1
-"""Goes up when the same settings and seed give other pixels; part of :meth:`TissueSettings.hash`."""
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -19,6 +14,7 @@ class Marker:
     spread: standard deviation of the log brightness between positive cells.
     leak: brightness of negative cells relative to positive ones (a cell draws between 0 and twice this).
     patchiness: 0 even, 1 strongly mottled within a cell.
+    photons: counts detected at ``peak`` in this channel alone; None takes the camera's.
     """
 
     name: str
@@ -29,6 +25,7 @@ class Marker:
     spread: float = 0.35
     leak: float = 0.03
     patchiness: float = 0.35
+    photons: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,3 @@ class TissueSettings:
     @property
     def marker_names(self) -> tuple[str, ...]:
         return tuple(m.name for m in self.markers)
-
-    def hash(self) -> str:
-        """sha256 over all settings and the simulator's version."""
-        text = json.dumps({"version": SIMULATOR_VERSION} | asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()

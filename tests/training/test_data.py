@@ -11,8 +11,9 @@ import torch
 from mxbridge.models.nimbus_input import inner_mask
 from mxbridge.training.data import SimulatedPatches, foreground_quantile, jitter, prepare
 from mxbridge.training.losses import IGNORE
-from mxbridge.training.panels import random_settings, scenarios
+from mxbridge.training.panels import scenarios
 from mxbridge.training.simulator import Tissue, simulate
+from mxbridge.training.training_fields import random_settings
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,8 @@ from mxbridge.image import Channel, LocalImage
 from mxbridge.models import catalogue
 from mxbridge.models.normalization import fit
 from mxbridge.stream.engine import Engine
-from mxbridge.training.data import SimulatedPatches
-from mxbridge.training.judge import auroc, best_f1, cell_means, cell_scores, f1
-from mxbridge.training.nimbus import grow, recipe_hash
-from mxbridge.training.panels import demo_slide, scenarios
+from mxbridge.training.judge import auroc, cell_scores, f1, judge
+from mxbridge.training.panels import NOTHING_TO_CORRECT, demo_slide, scenarios
 from mxbridge.training.simulator import Tissue, simulate
 
 
@@ -33,16 +31,23 @@ def as_image(tissue: Tissue) -> tuple[LocalImage, LabelCells]:
     return image, cells
 
 
+UNSEEN = 9_400_001
+"""Above every number of training, validation and the card's own figures."""
+
+MARGIN = dict.fromkeys(NOTHING_TO_CORRECT, -0.02) | {
+    "ion counts": -0.05,
+    "spill-over": 0.01,
+    "autofluorescence": 0.05,
+    "artefacts": 0.05,
+    "all at once": 0.1,
+}
+"""By how much the network must be better than the rival; at most 0.02 worse where there is nothing to correct,
+except where few ions are counted: training held few such fields, and the card says so."""
+
+
 @pytest.fixture(scope="module")
 def model():
     return catalogue.open_model(catalogue.resolve("demo"))
-
-
-def test_the_card_is_of_these_settings():
-    """Who changes the simulator's settings must train anew, or keep the old ones for these weights."""
-    card = catalogue.resolve("demo").card
-    patches = SimulatedPatches(lambda n: grow(card.seed, n), card.um_per_px, card.seed)
-    assert card.settings_hash == recipe_hash(card.seed, patches)
 
 
 def scores(model, tissue: Tissue) -> np.ndarray:
@@ -78,11 +83,10 @@ def test_every_marker_of_the_demonstration_slide(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["artefacts", "autofluorescence", "all at once"])
-def test_better_than_any_threshold_on_intensity_where_it_is_hard(model, scenario):
-    tissue = simulate(scenarios()[scenario], 41)
-    got, means = scores(model, tissue), cell_means(tissue)
-    judged = [m for m in range(len(tissue.channels)) if not tissue.truth[:, m].all()]
-    ours = np.mean([f1(tissue.truth[:, m], got[:, m] >= 0.5) for m in judged])
-    rival = np.mean([best_f1(tissue.truth[:, m], means[:, m]) for m in judged])
-    assert ours > rival
+@pytest.mark.parametrize("scenario", scenarios())
+def test_against_the_best_threshold_on_intensity(model, scenario):
+    """At the fixed threshold 0.5, on a field of a setting and a number that no training drew; the rival knows the truth."""
+    verdict = judge(model.network, simulate(scenarios()[scenario], UNSEEN), model.um_per_px, model.stride)
+    ours, rival, _ = verdict.macro
+    assert ours >= rival + MARGIN[scenario]
+    assert ours == pytest.approx(catalogue.resolve("demo").card.metrics[scenario]["macro_f1"], abs=0.06)

@@ -10,7 +10,7 @@ from torch import nn
 
 from mxbridge.errors import BrokenFile, UsageError
 from mxbridge.networks.residual_unet import ResidualUNet
-from mxbridge.training.loop import Schedule, choose_device, save_weights, train
+from mxbridge.training.loop import Schedule, choose_device, discard_checkpoint, save_weights, train
 from mxbridge.training.losses import pixel_loss
 
 
@@ -111,14 +111,60 @@ def test_rate_warms_up_and_falls():
     assert all(a >= b for a, b in pairwise(rates[2:]))
 
 
-def test_checkpoint_of_other_settings_or_no_checkpoint(tmp_path):
+def test_checkpoint_of_another_training(tmp_path):
     file = tmp_path / "checkpoint.pt"
-    train(tiny(), batches, loss, validate, Schedule(steps=2, validate_every=2), device="cpu", checkpoint=file)
-    with pytest.raises(UsageError, match="other settings"):
-        train(tiny(), batches, loss, validate, Schedule(steps=3), device="cpu", checkpoint=file)
-    file.write_bytes(file.read_bytes()[:100])
+    two = Schedule(steps=2, validate_every=2)
+
+    def once(plan=two, **identity):
+        train(tiny(), batches, loss, validate, plan, device="cpu", checkpoint=file, identity=identity)
+
+    once(width=2, simulator="a")
+    once(simulator="a", width=2)
+    before = file.read_bytes()
+    for changed, plan, identity in (
+        ("schedule", Schedule(steps=3), {"width": 2, "simulator": "a"}),
+        ("schedule", Schedule(steps=2, validate_every=2, seed=1), {"width": 2, "simulator": "a"}),
+        ("width", two, {"width": 3, "simulator": "a"}),
+        ("simulator", two, {"width": 2, "simulator": "b"}),
+        ("batch", two, {"width": 2, "simulator": "a", "batch": 16}),
+    ):
+        with pytest.raises(UsageError, match=f"with another {changed}\\."):
+            once(plan, **identity)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"notes of mine", b"PK\x03\x04", None], ids=["empty", "text", "zip", "torn"])
+def test_what_is_no_checkpoint_is_left_alone(tmp_path, content):
+    file = tmp_path / "checkpoint.pt"
+    plan = Schedule(steps=2, validate_every=2)
+    if content is None:
+        train(tiny(), batches, loss, validate, plan, device="cpu", checkpoint=file)
+        content = file.read_bytes()[:1000]
+    file.write_bytes(content)
     with pytest.raises(BrokenFile, match="no checkpoint"):
-        train(tiny(), batches, loss, validate, Schedule(steps=2, validate_every=2), device="cpu", checkpoint=file)
+        train(tiny(), batches, loss, validate, plan, device="cpu", checkpoint=file)
+    with pytest.raises(BrokenFile, match="no checkpoint"):
+        discard_checkpoint(file)
+    assert file.read_bytes() == content
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path.joinpath("exploded").touch, ())
+
+    torch.save({"identity": Bomb()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(BrokenFile):
+        discard_checkpoint(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_checkpoint_can_be_discarded(tmp_path):
+    file = tmp_path / "checkpoint.pt"
+    train(tiny(), batches, loss, validate, Schedule(steps=1), device="cpu", checkpoint=file)
+    discard_checkpoint(file)
+    assert not file.exists()
+    discard_checkpoint(file)
 
 
 def test_unknown_device():
