@@ -48,7 +48,7 @@ def score(
         model = load_model(model)
     if "markers" in options:
         options["markers"] = _names(options["markers"])
-    for option in ("panel", "normalization"):
+    for option in ("panel", "normalization", "thresholds"):
         if options.get(option) is not None:
             options[option] = Path(options[option])
     finished = _score.score(

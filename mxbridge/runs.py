@@ -229,6 +229,7 @@ def open_run(
     with folder_lock(path):
         there = Run.load(path) if (path / RECORD).exists() else None
         if there is not None and resume and there.request == request:
+            _sweep(path)
             yield there, True
             return
         if there is not None and resume:
@@ -266,6 +267,16 @@ def _check_out(out: Path) -> None:
 
 def _holds_files(folder: Path) -> bool:
     return any(p.name != ".lock" and not p.name.endswith(PART_SUFFIX) for p in folder.iterdir())
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the parts of files that a killed run left in its folder. Call it while holding the folder. Raises OutputError."""
+    try:
+        for place in ("*", "images/*", "images/*/*", "images/*/prediction/*"):
+            for left in list(folder.glob(place + PART_SUFFIX)):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    except OSError as error:
+        raise output_error(folder, error) from error
 
 
 def _clear(run: Run) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mxbridge.cli import console, demo, doctor, inspect, models, publish, qupath, score, train
+from mxbridge.cli import calibrate, console, demo, doctor, inspect, models, publish, qupath, score, train
+from mxbridge.cli.process import finish_process, prepare_process
 from mxbridge.errors import Interrupted, MxbridgeError, UsageError
 
 USAGE_ERRORS = typer.BadParameter.__mro__[2]
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("score")(score.score)
+app.command("calibrate")(calibrate.calibrate)
 app.command("publish")(publish.publish)
 app.command("undo")(publish.undo)
 app.command("inspect")(inspect.inspect)
@@ -50,8 +52,10 @@ def root(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the codes of ``mxbridge.errors``."""
     console.prepare_streams()
+    prepare_process()
     code = run(sys.argv[1:] if arguments is None else arguments)
     console.finish_streams()
+    finish_process()
     sys.exit(code)
 
 

@@ -59,10 +59,25 @@ def score(
         ),
     ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", help="Score from which a cell is positive", rich_help_panel=SCORING)
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--threshold",
+            help="Score from which a cell is positive (else as calibrated, or 0.5)",
+            rich_help_panel=SCORING,
+        ),
+    ] = None,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option("--thresholds", help="Thresholds that mxbridge calibrate wrote", rich_help_panel=SCORING),
+    ] = None,
     set_class: Annotated[
         bool, typer.Option("--set-class", help="Set derived classes, e.g. Tumor: CD3: CD8", rich_help_panel=SCORING)
+    ] = False,
+    classifiers: Annotated[
+        bool,
+        typer.Option(
+            "--classifiers", help="Write QuPath object classifiers, to move thresholds there", rich_help_panel=SCORING
+        ),
     ] = False,
     maps: Annotated[
         bool, typer.Option("--maps", help="Keep probability maps as OME-Zarr", rich_help_panel=SCORING)
@@ -114,13 +129,14 @@ def score(
         quantile=found.card.normalization_quantile if quantile is None else quantile,
         cells=cells.value,
         threshold=threshold,
+        thresholds=thresholds,
         set_class=set_class,
+        classifiers=classifiers,
         maps=maps,
         h5ad=h5ad,
     )
-    task = ScoreTask(
-        catalogue.open_model(found), Engine(device=device, precision=precision, tile=tile, workers=workers), chosen
-    )
+    engine = Engine(device=device, precision=precision, tile=tile, workers=workers)
+    task = ScoreTask.for_workspace(workspace, catalogue.open_model(found), engine, chosen)
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
     if dry_run:
         _say_plan(workspace, task, refs, teller, all_named=bool(image), as_json=json)
@@ -128,7 +144,10 @@ def score(
     finished = run_over_images(
         workspace, refs, task, all_named=bool(image), out=out, publish=publish, resume=resume, progress=teller
     )
-    _say_result(finished, task, publish, json)
+    notes = task.put_classifiers(workspace, finished.run, publish=publish)
+    for note in notes:
+        teller.note(note)
+    _say_result(finished, task, publish, json, more=bool(notes))
     finished.raise_for_errors()
 
 
@@ -158,13 +177,18 @@ def _say_plan(
         console.out.print(f"{row['image']}: {what}", markup=False)
         for note in row.get("notes", ()):
             console.out.print(f"  {note}", markup=False)
+    for marker in task.class_order if task.options.classifiers and not as_json else ():
+        console.out.print(
+            f"object classifier: {task.measurement(marker)} >= {task.threshold_of(marker):g}", markup=False
+        )
     if failed and not plans:
         raise next(iter(failed.values()))
     if failed:
         raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be scored", hint="They are named above")
 
 
-def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: bool) -> None:
+def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: bool, *, more: bool) -> None:
+    """more: something besides the scores was done or said."""
     run = finished.run
     if as_json:
         console.print_json(
@@ -177,17 +201,19 @@ def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: boo
                 "images": [
                     {"id": i.id, "name": i.name, "status": i.status, "error": i.error, **i.counts} for i in run.images
                 ],
-                "threshold": task.options.threshold,
+                "thresholds": {c.measurement: c.threshold for c in task.positives(run)},
+                "classifiers": run.details.get("classifiers"),
                 "positive": [vars(c) for c in task.positives(run)],
             }
         )
         return
     rows = [
-        (c.image, c.measurement, c.cells, c.positive, 100 * c.positive / max(1, c.cells)) for c in task.positives(run)
+        (c.image, c.measurement, c.cells, c.threshold, c.positive, 100 * c.positive / max(1, c.cells))
+        for c in task.positives(run)
     ]
     if rows:
-        console.print_table(("image", "measurement", "cells", f"positive (>= {task.options.threshold:g})", "%"), rows)
-    if not finished.computed and not finished.published and not finished.errors:
+        console.print_table(("image", "measurement", "cells", "threshold", "positive", "%"), rows)
+    if not finished.computed and not finished.published and not finished.errors and not more:
         console.out.print("Nothing to do: all of this was done before. --restart does it again.")
     console.out.print(f"Tables and settings: {run.path.resolve()}", markup=False)
     if publish and run.address.endswith(".qpproj") and not finished.errors:

@@ -97,6 +97,8 @@ class OmeZarrWriter:
             shutil.rmtree(self.path)
         if not self.path.exists():
             self.path.mkdir(parents=True)
+        for left in list(self.path.rglob("*.partial")):  # what zarr was writing when an earlier run was killed
+            left.unlink()
         group = zarr.open_group(str(self.path), mode="a", zarr_format=self._zarr_format)
         group.attrs[MADE_BY] = {"derived": True}
         return group

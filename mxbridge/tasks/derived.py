@@ -1,7 +1,11 @@
-"""Where derived images lie: with the results that made them, and, once published, where the workspace keeps such images."""
+"""Where derived images lie: with the results that made them, and, once published, where the workspace keeps such images.
+
+They move in steps, so that a kill at any moment leaves a whole image in one of the places where the next move looks for it.
+"""
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -14,16 +18,20 @@ FOLDER = "derived"
 
 
 def is_placed(results: Results, workspace: Workspace) -> bool:
-    """Whether every derived image is where the workspace wants it (or the workspace wants them left in the run folder)."""
+    """Whether every derived image is where the workspace wants it (or the workspace wants them left in the run folder), and
+    nothing is left of a move that was killed."""
     home = workspace.derived_folder(results.image)
-    return home is None or all((home / d.file).is_dir() for d in results.derived)
+    return home is None or all(
+        (home / d.file).is_dir() and not any(part.exists() for part in _on_the_way(home / d.file))
+        for d in results.derived
+    )
 
 
 def place(results: Results, folder: Path, workspace: Workspace) -> None:
     """Move derived images from the results' folder into the workspace's. Raises OutputError."""
     home = workspace.derived_folder(results.image)
     for derived in results.derived if home else ():
-        if home is not None and (folder / FOLDER / derived.file).is_dir():
+        if home is not None:
             put(folder / FOLDER / derived.file, home / derived.file)
 
 
@@ -31,23 +39,59 @@ def take_back(results: Results, folder: Path, workspace: Workspace) -> None:
     """Move derived images from the workspace's folder back to the results', so that they can be published again."""
     home = workspace.derived_folder(results.image)
     for derived in results.derived if home else ():
-        if home is not None and (home / derived.file).is_dir():
+        if home is not None:
             put(home / derived.file, folder / FOLDER / derived.file)
 
 
 def put(source: Path, target: Path) -> None:
-    """Move a folder to ``target``; what was there goes only when the new one stands beside it. Raises OutputError."""
-    make_folder(target.parent)
-    beside, old = (target.with_name(f"{target.name}{end}{PART_SUFFIX}") for end in ("", ".old"))
+    """Move a folder to ``target``, going on with moves that were killed; what was there goes only when the new one stands
+    beside it. Without a ``source`` and a move to go on with nothing happens. Raises OutputError."""
+    beside, _, copying = _on_the_way(target)
     try:
-        for left in (beside, old):
-            if left.exists():
-                shutil.rmtree(left)
-        shutil.move(source, beside)
+        _finish(source)
+        if source.is_dir():
+            make_folder(target.parent)
+            _remove(beside)
+            _move(source, beside, copying)
+        _finish(target)
+    except OSError as error:
+        raise output_error(target, error) from error
+
+
+def _finish(target: Path) -> None:
+    """Let what stands beside ``target`` take its place; it is whole, because it got its name in one step."""
+    beside, old, copying = _on_the_way(target)
+    if beside.is_dir():
+        _remove(old)
         if target.exists():
             target.rename(old)
         beside.rename(target)
-        if old.exists():
-            shutil.rmtree(old)
+    _remove(old)
+    _remove(copying)
+
+
+def _on_the_way(target: Path) -> tuple[Path, Path, Path]:
+    """Places beside ``target``: of the new image, of the one it replaces, of a copy from another disk that is not whole yet."""
+    beside, old, copying = (target.with_name(f"{target.name}{end}{PART_SUFFIX}") for end in ("", ".old", ".copy"))
+    return beside, old, copying
+
+
+def _move(source: Path, target: Path, copying: Path) -> None:
+    try:
+        source.rename(target)
+        return
     except OSError as error:
-        raise output_error(target, error) from error
+        if error.errno != errno.EXDEV:
+            raise
+    _remove(copying)
+    shutil.copytree(source, copying)
+    copying.rename(target)
+    going = source.with_name(f"{source.name}.old{PART_SUFFIX}")
+    _remove(going)
+    source.rename(going)  # half of a source must not be taken for an image
+    _remove(going)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -37,11 +37,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task made of one image. counts: numbers for the summary, per image."""
+    """What a task made of one image. counts: numbers for the summary, per image. notes: for whoever watches, not kept."""
 
     results: Results
     counts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class ImageTask(Protocol):
@@ -297,6 +298,8 @@ def _compute(loop: _Loop, image: ImageRecord, folder: Path) -> Results:
     loop.computed += 1
     for warning in outcome.warnings:
         loop.progress.warning(f"{image.name}: {warning}")
+    for note in outcome.notes:
+        loop.progress.note(f"{image.name}: {note}")
     return results
 
 

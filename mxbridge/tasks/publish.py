@@ -10,9 +10,11 @@ from typing import Literal
 from mxbridge.errors import MxbridgeError, SomeImagesFailed, UsageError
 from mxbridge.results import RESULTS, Results
 from mxbridge.runs import Run, now
+from mxbridge.tasks.classifiers import DETAIL, put_classifiers, take_classifiers
 from mxbridge.tasks.derived import is_placed, place, take_back
 from mxbridge.workspaces import open_workspace
 from mxbridge.workspaces.base import Published, Workspace
+from mxbridge.workspaces.qupath.object_classifiers import Written
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def publish_run(folder: Path, *, project: Path | None = None, path_maps: Sequenc
         place(results, images, workspace)
         return workspace.publish(results)
 
-    return _each_finished(folder, project, path_maps, put, "published")
+    return _each_finished(folder, project, path_maps, put, put_classifiers, "published")
 
 
 def undo_run(folder: Path, *, project: Path | None = None, path_maps: Sequence[str] = ()) -> list[Moved]:
@@ -49,7 +51,7 @@ def undo_run(folder: Path, *, project: Path | None = None, path_maps: Sequence[s
             take_back(results, images, workspace)
         return taken
 
-    return _each_finished(folder, project, path_maps, take, "computed")
+    return _each_finished(folder, project, path_maps, take, take_classifiers, "computed")
 
 
 def _each_finished(
@@ -57,6 +59,7 @@ def _each_finished(
     project: Path | None,
     path_maps: Sequence[str],
     move: Callable[[Workspace, Results, Path], Published | None],
+    move_classifiers: Callable[[Workspace, Run], Written],
     status: Literal["published", "computed"],
 ) -> list[Moved]:
     run = Run.load(folder)
@@ -78,6 +81,9 @@ def _each_finished(
             run.published = status == "published"
             run.finished = now() if run.finished is None and len(finished) == len(run.images) else run.finished
             run.save()
+        if moved and DETAIL in run.details:
+            classifiers = move_classifiers(workspace, run)
+            moved.append(Moved("object classifiers", bool(classifiers.files), classifiers.notes))
     if not finished:
         raise UsageError(f"{folder} has no finished image", hint="Run the same command again to finish it")
     if errors and not moved:

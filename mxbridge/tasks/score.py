@@ -16,14 +16,17 @@ from mxbridge.formats.atomic import write_atomically
 from mxbridge.formats.cell_tables import read_cell_table, score_columns, write_cell_tables
 from mxbridge.image import LocalImage
 from mxbridge.models.normalization import Normalization, fit
-from mxbridge.panel import Selection, read_panel, select_markers
+from mxbridge.panel import Selection, read_panel, select_markers, sort_channels
 from mxbridge.progress import SILENT, Progress
 from mxbridge.results import ClassChanges, DerivedImage, ImageRef, Measurement, Results
 from mxbridge.runs import Run, digest, fingerprint, result_key
+from mxbridge.tasks.classifiers import HOW_TO, describe_classifiers, put_classifiers, remember_classifiers
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
 from mxbridge.tasks.positivity import base_classes, derived_classes
 from mxbridge.tasks.score_maps import ScoreMaps, map_places, plain_names
+from mxbridge.tasks.thresholds import DEFAULT, ScoringRule, ThresholdsFile, stored_thresholds
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
+from mxbridge.workspaces.qupath.object_classifiers import object_classifiers
 
 if TYPE_CHECKING:
     from mxbridge.models.nimbus import CellScores, Nimbus
@@ -52,23 +55,24 @@ class ScoreOptions:
     normalize: Literal["pooled", "per-image"] = "pooled"
     quantile: float = 0.999
     cells: CellKind = "cells"
-    threshold: float = 0.5
+    threshold: float | None = None
+    thresholds: Path | None = None
     set_class: bool = False
+    classifiers: bool = False
     maps: bool = False
     h5ad: bool = False
 
     def __post_init__(self) -> None:
         if self.compat is not None and self.compat not in COMPAT:
             raise UsageError(f"--compat {self.compat} is not known", hint=f"There is: {', '.join(COMPAT)}")
-        if not 0 < self.threshold < 1:
+        if self.threshold is not None and not 0 < self.threshold < 1:
             raise UsageError(f"--threshold {self.threshold} is not between 0 and 1")
         if not 0.5 <= self.quantile <= 1:
             raise UsageError(f"--quantile {self.quantile} is not between 0.5 and 1")
 
     def that_change_numbers(self) -> dict[str, Any]:
-        """The options that belong in a fingerprint (markers and normalisation enter it by what they resolve to)."""
-        keys = ["tta", "compat", "quantile", "set_class", "maps"] + (["threshold"] if self.set_class else [])
-        return {key: getattr(self, key) for key in keys}
+        """The options that belong in a fingerprint (markers, normalisation and thresholds enter it by what they resolve to)."""
+        return {key: getattr(self, key) for key in ("tta", "compat", "quantile", "set_class", "maps")}
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class PositiveCount:
 
     image: str
     measurement: str
+    threshold: float
     cells: int
     positive: int
 
@@ -101,19 +106,23 @@ def score(
     refs = workspace.list(images)
     if not refs:
         raise InputError(f"{workspace.address} holds no images")
-    task = ScoreTask(model, engine, options)
-    return run_over_images(
+    task = ScoreTask.for_workspace(workspace, model, engine, options)
+    finished = run_over_images(
         workspace, refs, task, all_named=bool(images), out=out, publish=publish, resume=resume, progress=progress
     )
+    for note in task.put_classifiers(workspace, finished.run, publish=publish):
+        progress.note(note)
+    return finished
 
 
 @dataclass
 class ScoreTask:
-    """Scores as a task of :mod:`mxbridge.tasks.over_images`."""
+    """Scores as a task of :mod:`mxbridge.tasks.over_images`. stored: calibrated thresholds, used where they fit."""
 
     model: Nimbus
     engine: Engine
     options: ScoreOptions
+    stored: ThresholdsFile | None = None
     name: str = "score"
     normalization: Normalization | None = field(default=None, init=False)
     workspace: Workspace | None = field(default=None, init=False)
@@ -123,6 +132,29 @@ class ScoreTask:
             raise UsageError("--compat reproduces float32 numbers", hint="Leave --precision out")
         self.panel = read_panel(self.options.panel) if self.options.panel else ()
         self.given = Normalization.load(self.options.normalization) if self.options.normalization else None
+        self.calibrated = self.stored.of(self.model.name, self.rule) if self.stored else {}
+        self.class_order: dict[str, None] = {}
+        """Scored markers of all images planned so far, in the order in which they stand in classes."""
+
+    @classmethod
+    def for_workspace(cls, workspace: Workspace, model: Nimbus, engine: Engine, options: ScoreOptions) -> ScoreTask:
+        """With the thresholds that the options or the project give. Raises UsageError before any work."""
+        if options.classifiers:
+            object_classifiers(workspace)
+        return cls(model, engine, options, stored_thresholds(workspace, options.thresholds, options.threshold))
+
+    @property
+    def rule(self) -> ScoringRule:
+        """How this task's scores come about, to find the thresholds that were made for such."""
+        mode, quantile = self.options.normalize, self.options.quantile
+        factors = (self.given.mode, self.given.quantile) if self.given else (mode, quantile)
+        return ScoringRule(self.model.weights_sha256, self.options.tta, self.options.compat, *factors)
+
+    def threshold_of(self, marker: str) -> float:
+        """The score from which a cell counts as positive, as a float32 number like the scores."""
+        known = self.calibrated.get(marker)
+        plain = DEFAULT if self.options.threshold is None else self.options.threshold
+        return float(np.float32(plain if known is None else known.threshold))
 
     @property
     def cell_kind(self) -> CellKind:
@@ -130,7 +162,8 @@ class ScoreTask:
 
     def describe(self) -> dict[str, Any]:
         options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.options).items()}
-        return {"model": self.model.describe(), "options": {**options, **self.engine.describe()}}
+        used = {"thresholds_used": {marker: self.threshold_of(marker) for marker in self.class_order}}
+        return {"model": self.model.describe(), "options": {**options, **used, **self.engine.describe()}}
 
     def select(self, image: LocalImage) -> Selection:
         return select_markers(
@@ -161,6 +194,7 @@ class ScoreTask:
             self.given.for_image(pulled.ref.id, selection.names)  # raises now what would be missing later
         bases = base_classes(cells.classes, selection.names) if self.options.set_class else []
         left = "; ".join(f"{channel} ({why})" for channel, why in selection.left_out.items())
+        self.class_order.update(dict.fromkeys(m for m in self._class_order(image, selection) if m in selection.names))
         return Plan(
             ref=pulled.ref,
             basis={
@@ -173,8 +207,19 @@ class ScoreTask:
             },
             counts={"cells": len(cells), "markers": len(selection.markers)},
             warnings=pulled.all_warnings,
-            notes=(f"left out: {left}",) if left else (),
+            notes=((f"left out: {left}",) if left else ()) + tuple(self._about_thresholds(selection.names)),
         )
+
+    def _about_thresholds(self, markers: Sequence[str]) -> list[str]:
+        """What people should know of calibrated thresholds: which are used, and which do not fit."""
+        used = ", ".join(f"{m} {self.calibrated[m].words}" for m in markers if m in self.calibrated)
+        stale = self.stored.stale(self.model.name, self.rule, markers) if self.stored else []
+        return ([f"calibrated thresholds: {used}"] if used else []) + stale
+
+    def _class_order(self, image: LocalImage, selection: Selection) -> list[str]:
+        """All markers of an image as they are joined in a class: in channel order, then what was named besides."""
+        markers = sort_channels(image.channel_names, panel=self.panel).markers
+        return list(dict.fromkeys([*(m.name for m in markers), *selection.names]))
 
     def key(self, target: str, ref: ImageRef) -> str:
         return result_key(task=self.name, model=self.model.name, target=target, source=ref.id)
@@ -186,10 +231,12 @@ class ScoreTask:
         else:
             pool = [plan] if self.options.normalize == "per-image" else plans
             normalization = [self.options.normalize, *([p.basis["pixels"], p.basis["channels"]] for p in pool)]
+        cuts = {marker: self.threshold_of(marker) for marker in plan.basis["channels"]}
         return fingerprint(
             result_keys=plan.basis["result_keys"],
             options={
                 **self.options.that_change_numbers(),
+                **({"thresholds": cuts} if self.options.set_class else {}),
                 "um_per_px": plan.basis["um_per_px"],
                 "precision": self.engine.describe()["precision"],
             },
@@ -210,7 +257,7 @@ class ScoreTask:
             self.normalization = Normalization.load(stored)
         else:
             self.normalization = fit(
-                [(p.ref.id, workspace.pull(p.ref, self.cell_kind).image, p.basis["channels"]) for p in plans],
+                [(p.ref.id, workspace.pull(p.ref, None).image, p.basis["channels"]) for p in plans],
                 quantile=self.options.quantile,
                 mode=self.options.normalize,
                 readers=self.engine.readers,
@@ -237,12 +284,13 @@ class ScoreTask:
         counts = {
             "tiles": scores.tiles_done,
             "tiles_skipped": scores.tiles_skipped,
+            "steps_back": list(self.engine.steps_back),
             "cells_without_area": scores.cells_without_area,
             "cells_without_core": scores.cells_without_core,
             "pyramid_level": scores.level,
             "factors": dict(zip(selection.names, factors, strict=True)),
         }
-        return Outcome(results, counts, _warnings(scores, selection))
+        return Outcome(results, counts, _warnings(scores, selection), _notes(scores))
 
     def _scores(
         self, pulled: Pulled, selection: Selection, factors: list[float], folder: Path, progress: Progress
@@ -332,9 +380,10 @@ class ScoreTask:
         assert cells is not None  # noqa: S101 - plan() refused images without cells
         names, changes = selection.names, None
         if self.options.set_class:
+            cuts = np.array([self.threshold_of(name) for name in names], np.float32)
             with np.errstate(invalid="ignore"):
-                positive = scores.score >= self.options.threshold
-            order = [m.name for m in select_markers(pulled.image.channel_names, panel=self.panel).markers]
+                positive = scores.score >= cuts[:, None]
+            order = self._class_order(pulled.image, selection)
             changes = ClassChanges(
                 names=tuple(derived_classes(cells.classes, positive, names, order)),
                 base_names=tuple(cells.classes),
@@ -360,9 +409,27 @@ class ScoreTask:
                 continue
             table = read_cell_table(run.folder_of(image))
             for score in score_columns(table.columns):
-                positive = int((table[score.score] >= self.options.threshold).sum())
-                counts.append(PositiveCount(image.name, score.score, len(table), positive))
+                cut = self.threshold_of(score.marker)
+                positive = int((table[score.score] >= np.float32(cut)).sum())
+                counts.append(PositiveCount(image.name, score.score, cut, len(table), positive))
         return counts
+
+    def put_classifiers(self, workspace: Workspace, run: Run, *, publish: bool) -> tuple[str, ...]:
+        """Write object classifiers for the markers of a run, if asked for; what people should know of it.
+
+        Without ``publish`` run.json remembers them for ``mxbridge publish``. Raises OutputError, BrokenFile.
+        """
+        scored = {c.measurement for c in self.positives(run)} if self.options.classifiers else set()
+        cuts = {m: self.threshold_of(m) for m in self.class_order if self.measurement(m) in scored}
+        if not cuts:
+            return ()
+        with run.locked():
+            remember_classifiers(run, describe_classifiers(self.model.name, cuts, self.cell_kind))
+            if not publish:
+                return ("the object classifiers are written when the run is published",)
+            written = put_classifiers(workspace, run)
+        made = [f"object classifiers: {', '.join(written.files)}", HOW_TO] if written.files else []
+        return (*made, *written.notes)
 
     def is_finished(self, run: Run) -> bool:
         wanted = ["cells.parquet", "cells.csv"] + (["cells.h5ad"] if self.options.h5ad else [])
@@ -384,6 +451,11 @@ def _write_peer_table(table: pd.DataFrame, path: Path) -> None:
     scores = {s.marker: table[s.score] for s in score_columns(table.columns)}
     with write_atomically(path) as part:
         pd.DataFrame({"label": table["cell"], "fov": table["image"], **scores}).to_csv(part, index=False)
+
+
+def _notes(scores: CellScores) -> tuple[str, ...]:
+    tiles = scores.tiles_done + scores.tiles_skipped
+    return (f"{scores.tiles_skipped} of {tiles} tiles hold no cell and were skipped",) if scores.tiles_skipped else ()
 
 
 def _warnings(scores: CellScores, selection: Selection) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
 from mxbridge.image import Box, Channel, unique_names
 from mxbridge.models.nimbus import RECORDS_NAME
 from mxbridge.results import DerivedImage
@@ -57,6 +56,8 @@ class ScoreMaps:
         version: Literal["0.4", "0.5"],
     ) -> None:
         """shape: (y, x) at the model's scale, um_per_px: (y, x) there. version: 0.4 where QuPath is to read it."""
+        from mxbridge.formats.ome_zarr_writer import OmeZarrWriter  # zarr is slow to import, and most runs keep no maps
+
         self.places = tuple(places)
         self._writers = [
             OmeZarrWriter(

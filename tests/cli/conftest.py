@@ -17,14 +17,14 @@ SIZE, STEP = 192, 24
 CHANNELS = ("DAPI", "CD3", "Ki67")
 
 
-def write_field(folder: Path, name: str, seed: int) -> tuple[Path, Path]:
+def write_field(folder: Path, name: str, seed: int, size: int = SIZE) -> tuple[Path, Path]:
     """An OME-TIFF and a label mask of round cells, every third one bright in CD3."""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:SIZE, :SIZE]
-    labels = np.zeros((SIZE, SIZE), np.uint16)
-    for k, (cy, cx) in enumerate(np.mgrid[STEP // 2 : SIZE : STEP, STEP // 2 : SIZE : STEP].reshape(2, -1).T, start=1):
+    y, x = np.mgrid[:size, :size]
+    labels = np.zeros((size, size), np.uint16)
+    for k, (cy, cx) in enumerate(np.mgrid[STEP // 2 : size : STEP, STEP // 2 : size : STEP].reshape(2, -1).T, start=1):
         labels[(y - cy) ** 2 + (x - cx) ** 2 < rng.uniform(60, 110)] = k
-    pixels = rng.poisson(20, (3, SIZE, SIZE)).astype(np.uint16)
+    pixels = rng.poisson(20, (3, size, size)).astype(np.uint16)
     pixels[0] += 400 * (labels > 0).astype(np.uint16)
     pixels[1] += 900 * ((labels > 0) & (labels % 3 == 0)).astype(np.uint16)
     pixels[2] += 500 * ((labels > 0) & (labels % 5 == 0)).astype(np.uint16)

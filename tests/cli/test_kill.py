@@ -1,65 +1,199 @@
-"""kill -9 at any moment loses nothing, and the same command ends with identical tables."""
+"""kill -9 loses nothing, before and after every step and at any moment; the same command then ends with identical results.
+
+See ``prepared.py`` for what a step is and why a copy of the folder stands for a kill. A failure names the step or the moment.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from conftest import write_field
+from prepared import End, Prepared
 
+from mxbridge.networks.residual_unet import ResidualUNet
+from mxbridge.workspaces.qupath.new import create_project, open_new_image
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 
-MOMENTS = 10
-SEED = 20261121
-"""Of the moments; a failure names the moment, so that it can be repeated."""
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.skipif(sys.platform == "darwin", reason="forking with threads is not safe there"),
+]
+
+SIZE = 72
+MOMENTS, SEED = 16, 20261121
+CSV = "nimbus_cell_table.csv"
 
 
-def command(project: Path) -> list[str]:
-    options = ["--model", "demo", "--tile", "128", "--workers", "1", "--quiet", "--resume"]
-    return [sys.executable, "-m", "mxbridge", "score", "--project", str(project), *options]
+@dataclass(frozen=True)
+class Scenario:
+    """options: of the command that is killed. earlier: of one that was finished before. files: that its run must make."""
+
+    options: tuple[str, ...]
+    earlier: tuple[str, ...] | None = None
+    files: tuple[str, ...] = ("cells.csv", "cells.parquet", "normalization.json")
 
 
-def run_to_the_end(project: Path) -> float:
-    started = time.monotonic()
-    subprocess.run(command(project), check=True, capture_output=True, timeout=200)
-    return time.monotonic() - started
-
-
-def outcome(project: Path) -> tuple[bytes, list[bytes]]:
-    """The table of the finished run, and both ``data.qpdata``."""
-    finished = [r for r in (project.parent / "mxbridge-runs").iterdir() if (r / "cells.csv").exists()]
-    assert len(finished) == 1
-    assert not list(project.parent.rglob("*.mxbridge-part"))
-    assert not list(finished[0].rglob("work"))
-    data = [(project.parent / f"data/{entry}/data.qpdata").read_bytes() for entry in (1, 2)]
-    return (finished[0] / "cells.csv").read_bytes(), data
+ONE = ("--maps", "--set-class", "--markers", "CD3", "--image", "north.ome.tif")
+SCENARIOS = {
+    "two images": Scenario(("--set-class", "--no-tta")),
+    "maps in the place of earlier ones": Scenario(ONE, earlier=(*ONE, "--no-tta")),
+    "compat": Scenario(("--compat", "nimbus-0.0.5", *ONE), files=("cells.csv", "cells.parquet", CSV)),
+}
 
 
 @pytest.fixture(scope="module")
-def reference(
-    pristine_project: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[tuple[bytes, list[bytes]], float]:
-    project = Path(shutil.copytree(pristine_project, tmp_path_factory.mktemp("whole") / "p")) / "project.qpproj"
-    seconds = run_to_the_end(project)
-    return outcome(project), seconds
+def prepared() -> Iterator[Prepared]:
+    with Prepared() as prepared:
+        yield prepared
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
-@pytest.mark.parametrize("moment", np.random.default_rng(SEED).uniform(0.3, 1.0, MOMENTS).round(3).tolist())
-def test_killed_at_any_moment(reference: tuple, pristine_project: Path, tmp_path: Path, moment: float) -> None:
-    expected, seconds = reference
-    project = Path(shutil.copytree(pristine_project, tmp_path / "p")) / "project.qpproj"
-    with subprocess.Popen(command(project), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        time.sleep(moment * seconds)
-        process.send_signal(signal.SIGKILL)
-    for entry in (1, 2):
-        ImageDataFile.read(project.parent / f"data/{entry}/data.qpdata")
-    run_to_the_end(project)
-    assert outcome(project) == expected
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of two small images, and random weights beside it."""
+    folder = tmp_path_factory.mktemp("kill")
+    for seed, name in enumerate(("north", "south")):
+        write_field(folder, name, seed, SIZE)
+    images = [open_new_image(folder / f"{n}.ome.tif", folder / f"{n}_mask.tif") for n in ("north", "south")]
+    create_project(folder / "pristine", images)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(ResidualUNet(2, 2).state_dict(), folder / "weights.pt")
+    return folder / "pristine"
+
+
+class Place:
+    """Where a project is scored, killed and scored again; always the same folder."""
+
+    def __init__(self, pristine: Path, prepared: Prepared, scenario: Scenario) -> None:
+        self.pristine, self.prepared, self.scenario = pristine, prepared, scenario
+        self.folder = pristine.with_name("project ü")
+        self.begin()
+        self.old = kept(self.folder)
+        end = self.score()
+        self.seconds, self.expected, self.new = end.seconds, self.outcome(), kept(self.folder)
+
+    def begin(self, state: Path | None = None) -> None:
+        """Put the project there as it was before the command, or as a kill left it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if state is not None:
+            state.rename(self.folder)
+            return
+        ready = self.pristine.with_name("ready")
+        if self.scenario.earlier is None:
+            shutil.copytree(self.pristine, self.folder)
+        elif ready.exists():
+            shutil.copytree(ready, self.folder)
+        else:
+            shutil.copytree(self.pristine, self.folder)
+            self.run(self.scenario.earlier)
+            shutil.copytree(self.folder, ready)
+
+    def score(self, **how: Any) -> End:
+        return self.run(self.scenario.options, **how)
+
+    def run(self, options: tuple[str, ...], **how: Any) -> End:
+        project, weights = self.folder / "project.qpproj", self.pristine.with_name("weights.pt")
+        words = ["score", "--project", project, "--model", weights, "--tile", 48, "--workers", 1, "--quiet", "--resume"]
+        end = self.prepared.run([*words, *options], **how)
+        assert end.code == (-9 if how.get("kill_after") and end.code else 0), end.said
+        return end
+
+    def outcome(self) -> dict[str, Any]:
+        """What must be the same at the end, whatever happened on the way: by file, and what run.json says."""
+        runs = [path.parent for path in self.folder.glob("mxbridge-runs/*/run.json")]
+        run = max(runs, key=lambda path: path.name)
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        assert record["finished"]
+        files = {**kept(self.folder), **below(run, "cells.*", "normalization.json", CSV, "prediction/*")}
+        assert all((run / name).is_file() for name in self.scenario.files)
+        maps = below(self.folder / "mxbridge" / "derived", "*")
+        return {
+            **files,
+            **{k: v for k, v in maps.items() if not (k.endswith(".zattrs") and json.loads(v) == {})},  # says nothing
+            "runs": len(runs),
+            "litter": sorted(str(p) for p in self.folder.rglob("*") if self.is_litter(p)),
+            "images": [(i["name"], i["status"], i["counts"], i["warnings"], i["error"]) for i in record["images"]],
+        }
+
+    @staticmethod
+    def is_litter(path: Path) -> bool:
+        """What a killed run may leave while it is under way, and nobody wants to keep; a run that had not begun (without
+        run.json) is passed over by all others, and nobody can tell whether it is just beginning."""
+        run = path.parent / "run.json"
+        left = path.name == "work" or path.suffix in (".mxbridge-part", ".partial")
+        return left and (run.exists() or not path.name.startswith("run.json"))
+
+    def killed(self, moment: str) -> list[str]:
+        """What is wrong after a kill: right away, and once the same command has gone on to its end."""
+        wrong = [
+            f"killed {moment}: {name} is neither the old nor the new one"
+            for name, content in kept(self.folder).items()
+            if content not in (self.old.get(name), self.new[name])
+        ]
+        end = self.score()
+        found = self.outcome()
+        for name in sorted({*found, *self.expected}):
+            if found.get(name) != self.expected.get(name):
+                said = f"{found.get(name)!s:.300} instead of {self.expected.get(name)!s:.300}"
+                wrong.append(f"killed {moment}: in the end {name} is {said} ({end.said})")
+        return wrong
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """The user's files."""
+    return below(folder, "project.qpproj", "data/*/data.qpdata", "classifiers/classes.json")
+
+
+def below(folder: Path, *patterns: str) -> dict[str, bytes]:
+    found = (path for pattern in patterns for path in folder.rglob(pattern))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found if path.is_file()}
+
+
+def content(folder: Path) -> Mapping[str, bytes]:
+    return below(folder, "*")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_killed_before_and_after_every_step(pristine: Path, prepared: Prepared, tmp_path: Path, name: str) -> None:
+    shutil.rmtree(pristine.with_name("ready"), ignore_errors=True)
+    place = Place(pristine, prepared, SCENARIOS[name])
+    place.begin()
+    watched = place.score(watch=place.folder, to=tmp_path)
+    assert watched.steps > 60
+    assert len(watched.states) > watched.steps / 2
+    wrong: list[str] = []
+    for number, (state, moment) in enumerate(watched.states):
+        place.begin(Path(state))
+        wrong += place.killed(moment)
+        if number % 20 == 0:
+            before = content(place.folder)
+            place.score()
+            assert content(place.folder) == before, f"scored once more after a kill {moment}"
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", list(SCENARIOS)[:1])
+def test_killed_at_any_moment(pristine: Path, prepared: Prepared, name: str) -> None:
+    """A real signal, also between the steps and in any thread."""
+    place = Place(pristine, prepared, SCENARIOS[name])
+    died = 0
+    for share in np.random.default_rng(SEED).uniform(0.05, 1.0, MOMENTS).round(3).tolist():
+        place.begin()
+        died += place.score(kill_after=share * place.seconds).code == -9
+        for entry in (1, 2):
+            ImageDataFile.read(place.folder / "data" / str(entry) / "data.qpdata")
+        wrong = place.killed(f"after {share} of the time (seed {SEED})")
+        assert not wrong, "\n".join(wrong)
+    assert died > MOMENTS / 2
