@@ -26,9 +26,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)         ## measurements against the peers (benchmarks/README.md)
+bench: $(READY)         ## measurements against the peers (benchmarks/README.md), e.g. BENCH="score --runs 1"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'mxbridge needs Python 3.11 or newer, e.g. make PYTHON=python3.11')"

@@ -1,0 +1,68 @@
+"""Other programs to measure against, each in a virtual environment of its own, made when first needed.
+
+They live in ``benchmarks/.peers`` (or where MXBRIDGE_PEERS says: a folder with one environment per peer, by its name).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def home() -> Path:
+    given = os.environ.get("MXBRIDGE_PEERS")
+    return Path(given) if given else HERE.parent / ".peers"
+
+
+def python_of(peer: str) -> Path:
+    """The interpreter of a peer's environment; made, or completed, from ``<peer>.txt`` when versions pinned there are not in it.
+
+    Raises RuntimeError when it cannot be installed (no network).
+    """
+    python = home() / peer / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    wanted = requirements(peer)
+    if not python.exists():
+        _tell(f"making an environment for {peer} in {home() / peer} (a download of some hundred MB)")
+        venv.create(home() / peer, with_pip=True)
+    if installed(python, list(wanted)) != wanted:
+        _tell(f"installing {', '.join(f'{name} {number}' for name, number in wanted.items())}")
+        command = [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(HERE / f"{peer}.txt")]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        found = installed(python, list(wanted))
+        if done.returncode or found != wanted:
+            raise RuntimeError(f"{peer} cannot be installed; there is {found}: {done.stderr[-800:]}")
+    return python
+
+
+def requirements(peer: str) -> dict[str, str]:
+    """Versions by package, as pinned in ``<peer>.txt``."""
+    lines = (HERE / f"{peer}.txt").read_text(encoding="utf-8").splitlines()
+    pins = (line.partition("#")[0].strip().partition("==") for line in lines)
+    return {name: number for name, _, number in pins if name}
+
+
+def installed(python: Path, packages: list[str]) -> dict[str, str]:
+    """Versions (without local parts such as ``+cpu``) of those packages that an interpreter has."""
+    code = (
+        "import sys\nfrom importlib.metadata import PackageNotFoundError, version\nfor name in sys.argv[1:]:\n"
+        "    try:\n        print(name, version(name))\n    except PackageNotFoundError:\n        pass\n"
+    )
+    text = subprocess.run([python, "-c", code, *packages], check=True, capture_output=True, text=True).stdout
+    pairs = (line.split() for line in text.splitlines())
+    return {name: number.partition("+")[0] for name, number in pairs}
+
+
+def folder_of(python: Path, package: str) -> Path:
+    """Where an environment keeps a package; nothing of it is imported."""
+    code = "import importlib.util, sys; print(importlib.util.find_spec(sys.argv[1]).submodule_search_locations[0])"
+    done = subprocess.run([python, "-c", code, package], check=True, capture_output=True, text=True)
+    return Path(done.stdout.strip())
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
