@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from mxbridge.cells import LabelCells, OutlineCells
 from mxbridge.errors import InputError, SourceError, UnknownName, UsageError
 from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
+from mxbridge.formats.labels import open_labels
 from mxbridge.image import Box, Channel
 from mxbridge.results import ImageRef, Results
-from mxbridge.workspaces import open_workspace, workspace_kinds
+from mxbridge.workspaces import files, open_workspace, workspace_kinds
 from mxbridge.workspaces.files import FilesWorkspace
 from mxbridge.workspaces.found_images import Found, find_images, match_masks
 
@@ -302,6 +303,26 @@ def test_a_mask_of_another_size_and_geojson(tmp_path: Path) -> None:
     workspace = FilesWorkspace(tmp_path / "a.tif", tmp_path / "c.geojson")
     assert isinstance(workspace.pull(workspace.list()[0], "annotations").cells, OutlineCells)
     assert workspace.pull(workspace.list()[0], "cells").cells is None
+
+
+def test_a_mask_is_scanned_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = []
+
+    def counted(path: Path, *args: object, **kwargs: object) -> object:
+        scans.append(path)
+        return open_labels(path, *args, **kwargs)
+
+    monkeypatch.setattr(files, "open_labels", counted)
+    image(tmp_path / "a.tif"), mask(tmp_path / "a_mask.tif", cells=3)
+    workspace = FilesWorkspace(tmp_path / "a.tif", tmp_path / "a_mask.tif")
+    (ref,) = workspace.list()
+    before = workspace.pull(ref).cells
+    assert workspace.pull(ref, None).cells is None
+    assert (len(before), len(workspace.pull(ref).cells), len(scans)) == (3, 3, 1)
+    mask(tmp_path / "a_mask.tif", cells=4)
+    after = workspace.pull(ref).cells
+    assert (len(after), len(scans)) == (4, 2)
+    assert after.geometry_hash() != before.geometry_hash()
 
 
 def test_results_stay_in_the_run_folder(tmp_path: Path) -> None:
