@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from mxbridge.cells import LabelCells, OutlineCells
 from mxbridge.errors import InputError, SourceError, UnknownName, UsageError
-from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
 from mxbridge.formats.labels import open_labels
+from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
 from mxbridge.image import Box, Channel
 from mxbridge.results import ImageRef, Results
 from mxbridge.workspaces import files, open_workspace, workspace_kinds
