@@ -101,7 +101,7 @@ def calibrate(
             kept = task.keep_thresholds(found, workspace, files)
             if classifiers and workspace is not None:
                 notes += task.renew_classifiers(found, workspace)
-    _say(found, kept, notes, dry_run=dry_run, as_json=json)
+    _say(found, [] if dry_run else tables, kept, notes, dry_run=dry_run, as_json=json)
     if not found.fitted:
         raise InputError("no threshold could be fitted", hint="The reasons are above")
 
@@ -114,7 +114,9 @@ def _outputs(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     return [p for p in paths if p.suffix.lower() == ".csv"], [p for p in paths if p.suffix.lower() == ".json"]
 
 
-def _say(found: Calibration, kept: list[Path], notes: list[str], *, dry_run: bool, as_json: bool) -> None:
+def _say(
+    found: Calibration, tables: list[Path], kept: list[Path], notes: list[str], *, dry_run: bool, as_json: bool
+) -> None:
     if as_json:
         console.print_json(
             {
@@ -131,28 +133,18 @@ def _say(found: Calibration, kept: list[Path], notes: list[str], *, dry_run: boo
     console.out.print(f"Scores: {found.source}", markup=False)
     rows = [
         (one.marker, one.positive, one.negative, one.before, one.threshold, _span(one.interval), one.auroc,
-         _span(one.auroc_interval), one.f1_before, one.f1_after, len(one.images))
+         _span(one.auroc_interval), one.f1_before, one.f1_after)
         for one in found.fitted
     ]  # fmt: skip
-    names = (
-        "marker",
-        "positive",
-        "negative",
-        "before",
-        "threshold",
-        "(95 %)",
-        "AUROC",
-        "(95 %)",
-        "F1 before",
-        "F1",
-        "images",
-    )
+    names = ("marker", "pos", "neg", "old", "new", "(95 %)", "AUROC", "(95 %)", "F1 old", "F1 new")  # in 80 columns
     if rows:
         console.print_table(names, rows)
     for one in found.refused:
         console.out.print(f"{one.marker}: no threshold: {one.why}", markup=False)
     for note in notes:
         console.out.print(f"  {note}", markup=False)
+    for path in tables:
+        console.out.print(f"Report: {path}", markup=False)
     for path in kept:
         console.out.print(f"Thresholds: {path}", markup=False)
     if found.fitted and not kept:
@@ -165,4 +157,4 @@ def _plain(one: Any) -> dict[str, Any]:
 
 
 def _span(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+    return f"{interval[0]:.2f}-{interval[1]:.2f}"

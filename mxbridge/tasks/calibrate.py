@@ -10,16 +10,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mxbridge.errors import InputError, UsageError
+from mxbridge.errors import InputError, UnknownName, UsageError
 from mxbridge.formats.atomic import write_atomically
 from mxbridge.runs import Run, now
-from mxbridge.tasks.classifiers import describe_classifiers, put_classifiers, remember_classifiers
+from mxbridge.tasks.classifiers import (
+    classifier_thresholds,
+    describe_classifiers,
+    put_classifiers,
+    remember_classifiers,
+)
 from mxbridge.tasks.hand_calls import ClassedCells, Scored, find_marker, gather, published_scores, scores_of_run
 from mxbridge.tasks.positivity import HandCalls
 from mxbridge.tasks.threshold_fit import auroc, f1_at, fit_threshold
 from mxbridge.tasks.thresholds import DEFAULT, Calibrated, ScoringRule, ThresholdsFile, project_thresholds
 from mxbridge.workspaces import open_workspace
 from mxbridge.workspaces.base import CellKind, Workspace
+from mxbridge.workspaces.qupath.hand_classes import channel_names
 from mxbridge.workspaces.qupath.workspace import PUBLISHING_TAKES, QuPathWorkspace
 
 FEWEST = 5
@@ -100,12 +106,14 @@ def calibrate(workspace: Workspace | None, options: CalibrateOptions, images: Se
     if project is None and options.classes is None:
         raise UsageError("a run of image files has no hand-made classes", hint="Give a table of them with --classes")
     if run is not None:
-        scored = scores_of_run(run, images)
+        scored = _scored_by(run, project, options, images)
     else:
         assert project is not None  # noqa: S101 - checked above
         scored = published_scores(project, project.list(images), options.model)
     wanted = tuple(find_marker(m, scored.markers, "the scores") for m in options.markers) or scored.markers
-    calls = HandCalls(scored.markers, tuple(dict.fromkeys(wanted)), options.positive, options.negative)
+    names = [name for ref in scored.images for name in channel_names(project, ref)] if project is not None else []
+    others = tuple(dict.fromkeys(n for n in names if n not in scored.markers))
+    calls = HandCalls(scored.markers, tuple(dict.fromkeys(wanted)), options.positive, options.negative, others)
     kind = options.cells or scored.newest.options.get("cells", "cells")
     found = gather(scored, calls, workspace=project, kind=kind, table=options.classes)
     known = project_thresholds(project) if project is not None else None
@@ -118,6 +126,16 @@ def place_of(run: Run) -> Workspace | None:
     return open_workspace(run.place) if run.address.endswith(".qpproj") else None
 
 
+def _scored_by(run: Run, project: QuPathWorkspace | None, options: CalibrateOptions, images: Sequence[str]) -> Scored:
+    """Raises UsageError where the run is of other images or another model than was said."""
+    if project is not None and not run.address.endswith(".qpproj"):
+        raise UsageError(f"{run.path} is a run of image files, not of a project", hint="Leave out --project")
+    scored = scores_of_run(run, images)
+    if options.model not in (None, scored.model):
+        raise UnknownName("scores of a model", str(options.model), [scored.model], where=str(run.path))
+    return scored
+
+
 def keep_thresholds(calibration: Calibration, workspace: Workspace | None, files: Sequence[Path] = ()) -> list[Path]:
     """Write the new thresholds into the project and into ``files``, beside those that are there; the files written.
 
@@ -125,6 +143,8 @@ def keep_thresholds(calibration: Calibration, workspace: Workspace | None, files
     """
     written = []
     own = project_thresholds(workspace) if workspace is not None else None
+    for path in files:
+        ThresholdsFile.read(path, missing=True)  # raises before anything is written
     if own is not None and isinstance(workspace, QuPathWorkspace):
         with workspace.locked(PUBLISHING_TAKES):
             ThresholdsFile.read(own, missing=True).put(calibration.fitted)
@@ -165,10 +185,14 @@ def renew_classifiers(calibration: Calibration, workspace: Workspace) -> tuple[s
 
 
 def thresholds_of(run: Run) -> dict[str, float]:
-    """The thresholds a run counted with, by marker, in the order in which its markers stand in classes."""
+    """The thresholds a run counted with, by marker, in the order in which its markers stand in classes.
+
+    Its object classifiers may be younger than its scores: asking for another threshold makes no new run.
+    """
     used = run.options.get("thresholds_used")
     if not isinstance(used, dict):
         return {}
+    used = used | classifier_thresholds(run)
     return {str(marker): float(v) for marker, v in used.items() if isinstance(v, int | float) and 0 < v < 1}
 
 

@@ -71,6 +71,15 @@ def put_classifiers(workspace: Workspace, run: Run) -> Written:
     return written
 
 
+def classifier_thresholds(run: Run) -> dict[str, float]:
+    """By marker, those of the object classifiers that a run's record asks for; none where it asks for none."""
+    detail = run.details.get(DETAIL) or {}
+    try:
+        return {marker.marker: marker.threshold for marker in map(_marker, detail.get("markers", ()))}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BrokenFile(run.path / RECORD, f"does not say what its classifiers are ({error})") from error
+
+
 def take_classifiers(workspace: Workspace, run: Run) -> Written:
     """Remove what a run wrote and nobody changed since."""
     if DETAIL not in run.details:

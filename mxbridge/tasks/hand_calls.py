@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +128,8 @@ def scores_of_run(run: Run, names: Sequence[str]) -> Scored:
         columns = score_columns(list(read_cell_table(run.folder_of(image)).columns))
         runs[image.id] = {c.marker: run for c in columns}
         models |= {c.model: None for c in columns}
+    if not models:
+        raise BrokenFile(run.path, "has no scores in its tables", hint="Run the same command again with --restart")
     markers = dict.fromkeys(marker for by_marker in runs.values() for marker in by_marker)
     refs = tuple(ImageRef(image.id, image.name) for image in chosen)
     return Scored(next(iter(models)), tuple(markers), refs, runs, run)
@@ -145,7 +147,7 @@ def gather(
     for number, ref in enumerate(scored.images):
         objects = HandClassed(ref)
         markers = [m for m in calls.wanted if m in scored.runs[ref.id]]
-        if workspace is not None:
+        if workspace is not None and (table is None or scored.tables is None):
             names = [f"{scored.model}: {m}" for m in markers] if scored.tables is None else []
             objects = read_hand_classes(workspace, ref, kind, names, lambda name: bool(calls.read(name)))
         ids, columns = _scores(scored, ref, objects, markers)
@@ -217,7 +219,7 @@ def _calls_of(row: Mapping[str, str], calls: HandCalls, path: Path) -> Mapping[s
     short = _SHORT.get(row["class"].casefold())
     if short is not None:
         return {marker: short}
-    alone = HandCalls(calls.known, (marker,), calls.positive, calls.negative)
+    alone = replace(calls, wanted=(marker,))
     return alone.read(row["class"])
 
 

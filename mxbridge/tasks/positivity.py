@@ -64,14 +64,16 @@ class HandCalls:
     ``CD3``, ``CD3+``, ``Tumor: CD3``, ``CD3: Positive`` call CD3 positive; ``CD3-``, ``CD3: Negative`` negative. A bare
     ``Positive`` or ``Negative`` (``Tumor: Positive``) counts where only one marker is asked about and no other is named.
 
-    known: all markers of the image. wanted: those asked about. positive, negative: classes that mean this for every wanted
-    marker, in place of such names; a class matches when its parts contain those of the given one in a row.
+    known: the markers with scores. wanted: those asked about. positive, negative: classes that mean this for every wanted
+    marker, in place of such names; a class matches when its parts contain those of the given one in a row. others: further
+    channels of the images, of which classes may speak as well.
     """
 
     known: tuple[str, ...]
     wanted: tuple[str, ...]
     positive: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     def read(self, class_name: str | None) -> Mapping[str, bool | None]:
         """What a class says of the wanted markers: True, False, or None where it contradicts itself; else not there."""
@@ -128,6 +130,8 @@ class HandCalls:
         for marker in self.known:
             part = class_part(marker).casefold()
             names[part] = marker if names.get(part, marker) == marker else None
+        for other in self.others:
+            names.setdefault(class_part(other).casefold(), other)
         return names
 
     @cached_property

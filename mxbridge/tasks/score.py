@@ -147,7 +147,7 @@ class ScoreTask:
     def rule(self) -> ScoringRule:
         """How this task's scores come about, to find the thresholds that were made for such."""
         mode, quantile = self.options.normalize, self.options.quantile
-        factors = (self.given.mode, self.given.quantile) if self.given else (mode, quantile)
+        factors = (ScoringRule.kind_of(self.given), self.given.quantile) if self.given else (mode, quantile)
         return ScoringRule(self.model.weights_sha256, self.options.tta, self.options.compat, *factors)
 
     def threshold_of(self, marker: str) -> float:

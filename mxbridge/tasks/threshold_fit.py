@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DRAWS = 1000
-FEWEST_DRAWS, MOST_DRAWN = 200, 20_000_000
+FEWEST_DRAWS, MOST_DRAWN = 200, 5_000_000
 """With very many cells fewer draws do, and take seconds instead of minutes."""
 SEED = 20261121
 LEVEL = (2.5, 97.5)

@@ -17,7 +17,7 @@ import numpy as np
 from mxbridge.errors import BrokenFile, OutputError, SourceError, UsageError
 from mxbridge.formats.atomic import make_folder
 from mxbridge.models.normalization import Normalization
-from mxbridge.runs import Run
+from mxbridge.runs import Run, digest
 from mxbridge.tasks.threshold_fit import Interval
 from mxbridge.workspaces.qupath.exchange import Seen, read_seen, replace_seen
 from mxbridge.workspaces.qupath.project import parse_json
@@ -35,7 +35,10 @@ DEFAULT = 0.5
 
 @dataclass(frozen=True)
 class ScoringRule:
-    """What has to be the same for two runs to score alike. quantile: None where somebody else's factors were given."""
+    """What has to be the same for two runs to score alike.
+
+    quantile: None where factors were given that do not say how they came about; ``normalize`` then says which they are.
+    """
 
     weights_sha256: str
     tta: bool
@@ -53,7 +56,14 @@ class ScoringRule:
         except (KeyError, ValueError) as error:
             raise BrokenFile(run.path / "run.json", f"is not the record of a scoring run ({error})") from error
         factors = Normalization.load(run.path / "normalization.json")
-        return cls(weights, tta, compat, factors.mode, factors.quantile)
+        return cls(weights, tta, compat, cls.kind_of(factors), factors.quantile)
+
+    @staticmethod
+    def kind_of(factors: Normalization) -> str:
+        """How factors are shared by images, and, where nothing says how they were measured, their numbers."""
+        if factors.quantile is not None:
+            return factors.mode
+        return f"{factors.mode} {digest([sorted(factors.factors.items()), factors.per_image])[:16]}"
 
     def unlike(self, other: ScoringRule) -> str:
         """What differs, for people; empty when nothing does."""

@@ -347,7 +347,7 @@ def test_an_unpublished_run(mxbridge: Call, project: Path, scored: Path, tmp_pat
     assert classifier(project, "NimbusDemo CD3")["function"]["threshold"] == pytest.approx(cut, abs=1e-6)
 
 
-def test_image_files_with_a_table(mxbridge: Call, fields: Path, tmp_path: Path) -> None:
+def test_image_files_with_a_table(mxbridge: Call, fields: Path, scored: Path, tmp_path: Path) -> None:
     command = ("score", "--files", fields / "*.ome.tif", "--labels", fields / "*_mask.tif", *FAST)
     _, out, _ = mxbridge(*command, "--json")
     folder = Path(json.loads(out)["folder"])
@@ -360,6 +360,8 @@ def test_image_files_with_a_table(mxbridge: Call, fields: Path, tmp_path: Path) 
     code, _, err = mxbridge("calibrate", "--run", folder)
     assert code == 2
     assert "--classes" in err
+    code, _, err = mxbridge("calibrate", "--run", folder, "--project", scored, "--classes", tmp_path / "calls.csv")
+    assert (code, "not of a project" in err) == (2, True)
     got = answer(mxbridge, "--run", folder, "--classes", tmp_path / "calls.csv", "--out", tmp_path / "cuts.json")
     (one,) = got["fitted"]
     assert one["interval"][0] <= cut <= one["interval"][1]
@@ -388,16 +390,38 @@ def test_image_files_with_a_table(mxbridge: Call, fields: Path, tmp_path: Path) 
         (("--project", "PROJECT", "--classes", "none.csv"), 4, "none.csv"),
         (("--run", "nowhere"), 4, "nowhere"),
         (("--project", "PROJECT", "--min-cells", "1"), 2, "--min-cells"),
+        (("--project", "PROJECT", "--cells", "detections"), 6, "no cell is classed"),
+        (("--run", "RUN", "--model", "Other"), 2, "Other"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(
     mxbridge: Call, pristine_scores: Path, arguments: tuple, code: int, words: str
 ) -> None:
-    given = [pristine_scores if a == "PROJECT" else a for a in arguments]
+    known = {"PROJECT": pristine_scores, "RUN": the_run(pristine_scores / "project.qpproj")}
+    given = [known.get(a, a) for a in arguments]
     got, out, err = mxbridge("calibrate", *given)
     assert (got, out) == (code, "")
     assert words in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_classifiers_of_markers_that_are_not_calibrated_keep_their_thresholds(mxbridge: Call, scored: Path) -> None:
+    """Another threshold makes no new run, so run.json still tells the first one."""
+    code, _, err = mxbridge("score", "--project", scored, *FAST, "--classifiers", "--threshold", "0.3")
+    assert code == 0, err
+    assert len(list((scored.parent / "mxbridge-runs").iterdir())) == 1
+    class_by_score(scored, a_cut(scored))
+    got = answer(mxbridge, "--project", scored, "--marker", "CD3", "--classifiers")
+    assert got["fitted"][0]["before"] == np.float32(0.3)
+    assert classifier(scored, "NimbusDemo Ki67")["function"]["threshold"] == np.float32(0.3)
+    assert classifier(scored, "NimbusDemo CD3")["function"]["threshold"] == got["fitted"][0]["threshold"]
+
+
+def test_a_channel_that_was_not_scored_is_not_taken_for_the_one_that_was(mxbridge: Call, project: Path) -> None:
+    assert mxbridge("score", "--project", project, *FAST, "--markers", "CD3")[0] == 0
+    class_by_score(project, a_cut(project), names=("Ki67: Negative", "Ki67: Positive"))
+    code, _, err = mxbridge("calibrate", "--project", project)
+    assert (code, "no cell is classed" in err) == (6, True)
 
 
 def test_a_report_never_replaces_something_else(mxbridge: Call, scored: Path, tmp_path: Path) -> None:
@@ -406,6 +430,9 @@ def test_a_report_never_replaces_something_else(mxbridge: Call, scored: Path, tm
     code, _, err = mxbridge("calibrate", "--project", scored, "--out", tmp_path / "mine.csv")
     assert (code, "no report of calibrate" in err) == (2, True)
     assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
+    assert not (scored.parent / "mxbridge/thresholds.json").exists()
+    (tmp_path / "mine.json").write_text("{}")
+    assert mxbridge("calibrate", "--project", scored, "--out", tmp_path / "mine.json")[0] == 6
     assert not (scored.parent / "mxbridge/thresholds.json").exists()
     for _ in range(2):
         answer(mxbridge, "--project", scored, "--out", tmp_path / "report.csv")

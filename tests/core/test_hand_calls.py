@@ -72,3 +72,12 @@ def test_named_classes_stand_in_place_of_the_names() -> None:
 
 def test_markers_that_differ_in_case_only_are_not_guessed() -> None:
     assert HandCalls(("Abc", "aBC"), ("Abc", "aBC")).read("abc") == {}
+
+
+def test_a_bare_word_after_a_channel_without_scores_says_nothing_of_the_scored_one() -> None:
+    calls = HandCalls(("CD3",), ("CD3",), others=("PD-L1", "cd3"))
+    assert calls.read("PD-L1: Positive") == {}
+    assert calls.read("Tumor: PD-L1: Negative") == {}
+    assert calls.read("Tumor: Positive") == {"CD3": True}
+    assert calls.read("CD3: Negative") == {"CD3": False}
+    assert calls.read("PD-L1: CD3-") == {"CD3": False}

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxbridge.errors import BrokenFile, ChangedMeanwhile, InputError, SourceError, UnknownName, UsageError
+from mxbridge.models.normalization import Normalization
 from mxbridge.results import ImageRef
 from mxbridge.tasks.hand_calls import ClassedCells, _by_image, _hear_table, read_class_table
 from mxbridge.tasks.positivity import HandCalls
@@ -278,3 +279,11 @@ def test_a_name_that_two_images_share_is_not_guessed() -> None:
     refs = [ImageRef("/a/x.tif", "x.tif"), ImageRef("/b/x.tif", "x.tif")]
     with pytest.raises(UsageError, match="several images"):
         _by_image([{"image": "x.tif", "cell": "1", "marker": "", "class": "CD3"}], refs, Path("calls.csv"))
+
+
+def test_factors_of_unknown_origin_are_told_apart(tmp_path: Path) -> None:
+    """A normalization_dict.json of Nimbus-Inference does not say how it was measured."""
+    one, same, other = (Normalization({"CD3": factor, "CD8": 2.0}) for factor in (10.0, 10.0, 20.0))
+    assert ScoringRule.kind_of(one) == ScoringRule.kind_of(same) != ScoringRule.kind_of(other)
+    measured = [Normalization({"CD3": factor}, quantile=0.999) for factor in (10.0, 20.0)]
+    assert {ScoringRule.kind_of(factors) for factors in measured} == {"pooled"}

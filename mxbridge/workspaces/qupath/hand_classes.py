@@ -63,6 +63,15 @@ def published_columns(workspace: QuPathWorkspace, ref: ImageRef) -> dict[str, st
     return {name: column.run_id for name, column in _published(workspace, ref, seen).columns.items()}
 
 
+def channel_names(workspace: QuPathWorkspace, ref: ImageRef) -> list[str]:
+    """The channels of an image as the project shows them, none where it does not say; the image itself is not opened."""
+    builder = next((entry.builder for entry in workspace.project.entries if entry.id == int(ref.id)), {})
+    metadata = builder.get("metadata")
+    stored = metadata.get("channels") if isinstance(metadata, dict) else None
+    shown = [c.get("name") for c in stored if isinstance(c, dict)] if isinstance(stored, list) else []
+    return [name for name in shown if isinstance(name, str)]
+
+
 def read_hand_classes(
     workspace: QuPathWorkspace, ref: ImageRef, kind: CellKind, names: Sequence[str], speaks: Callable[[str], bool]
 ) -> HandClassed:
@@ -71,8 +80,9 @@ def read_hand_classes(
     names: the measurements to read. speaks: whether a class says anything; annotations of other classes are passed over.
     """
     path = workspace.project.data_path(int(ref.id))
+    nothing = HandClassed(ref, columns={name: np.zeros(0, np.float32) for name in names})
     if not path.exists():
-        return HandClassed(ref)
+        return nothing
     tree, seen = read_data(path)
     try:
         cells, _ = cells_of(tree, kind, ANYWHERE, _published(workspace, ref, seen))
@@ -80,7 +90,7 @@ def read_hand_classes(
         error.message = f"{ref} ({path}): {error.message}"
         raise
     if cells is None:
-        return HandClassed(ref)
+        return nothing
     columns = read_columns(tree, cells.ids, names)
     regions = _regions(tree, cells, speaks) if kind != "annotations" else []
     return HandClassed(ref, cells.ids, tuple(cells.classes), tuple(regions), columns)
