@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from mxbridge.formats.atomic import PART_SUFFIX, make_folder, output_error
@@ -35,11 +36,14 @@ def place(results: Results, folder: Path, workspace: Workspace) -> None:
             put(folder / FOLDER / derived.file, home / derived.file)
 
 
-def take_back(results: Results, folder: Path, workspace: Workspace) -> None:
-    """Move derived images from the workspace's folder back to the results', so that they can be published again."""
+def take_back(results: Results, folder: Path, workspace: Workspace, keys: Collection[str] | None = None) -> None:
+    """Move derived images from the workspace's folder back to the results', so that they can be published again.
+
+    keys: the result keys that were taken out (None: all); under the others another run has put its own images there since.
+    """
     home = workspace.derived_folder(results.image)
     for derived in results.derived if home else ():
-        if home is not None:
+        if home is not None and (keys is None or derived.result_key in keys):
             put(home / derived.file, folder / FOLDER / derived.file)
 
 

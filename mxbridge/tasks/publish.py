@@ -48,7 +48,7 @@ def undo_run(folder: Path, *, project: Path | None = None, path_maps: Sequence[s
         ours = None if workspace.holds(results) else results.run_id
         taken = workspace.retract(results.image, results.result_keys, run_id=ours)
         if taken.changed:
-            take_back(results, images, workspace)
+            take_back(results, images, workspace, taken.keys)
         return taken
 
     return _each_finished(folder, project, path_maps, take, take_classifiers, "computed")

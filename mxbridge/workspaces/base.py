@@ -36,12 +36,16 @@ class Pulled:
 
 @dataclass(frozen=True)
 class Published:
-    """What a workspace did with one Results. ``changed`` is False when everything was there already."""
+    """What a workspace did with one Results. ``changed`` is False when everything was there already.
+
+    keys: the result keys that were taken out; None for all that were asked for.
+    """
 
     ref: ImageRef
     changed: bool
     where: str
     notes: tuple[str, ...] = field(default=())
+    keys: tuple[str, ...] | None = None
 
 
 class Workspace(ABC):

@@ -15,7 +15,18 @@ from benchmarks.projects import Tissue, image_data
 from mxbridge.errors import BrokenFile, OutputError
 from mxbridge.results import ClassChanges, ImageRef, Measurement, NewObject, Results
 from mxbridge.workspaces.qupath.edit import held, lost, put, take
-from mxbridge.workspaces.qupath.javastream import Block, JavaArray, JavaObject, JavaString, read_stream, write_stream
+from mxbridge.workspaces.qupath.javastream import (
+    Block,
+    ClassDesc,
+    Field,
+    JavaArray,
+    JavaObject,
+    JavaString,
+    Part,
+    read_stream,
+    write_stream,
+)
+from mxbridge.workspaces.qupath.javastream.nodes import SERIALIZABLE
 from mxbridge.workspaces.qupath.javastream.packing import MAX_ENTANGLED
 from mxbridge.workspaces.qupath.ledger import State
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, NewPathObject, NewROI, new_image_data
@@ -305,6 +316,27 @@ def test_a_long_chain_is_given_up():
     file = ImageDataFile(write_stream(items), PATH)
     assert packed_objects(file) == 0
     assert file.properties == {"last": f"text {len(cells) - 1}"}
+
+
+def test_a_chain_deep_within_objects_is_given_up_before_the_calls_are_too_many():
+    """Each region has objects within objects, the innermost of which refers to a text of the cell before."""
+    items, cells = nodes_of(image_data(Tissue(600, 0, False, 0, 5)))
+    signature = JavaString.of("LX;")
+    nested = ClassDesc("X", 1, SERIALIZABLE)
+    nested.complete((Field("L", "next", signature),), [], None)
+    parts = [cell.annotations[7].parts[-1] for cell in cells]
+    region = parts[0].desc
+    region.complete((*region.fields, Field("L", "extra", signature)), region.annotations, region.base)
+    inner = None
+    for k, (cell, part) in enumerate(zip(cells, parts, strict=True)):
+        for _ in range(17):
+            inner = JavaObject(nested, [Part(nested, [inner], None)])
+        part.values.append(inner)
+        inner = cell.annotations[0] = JavaString.of(f"text {k}")
+    properties = next(i for i in items if isinstance(i, JavaObject) and i.name == "java.util.HashMap")
+    properties.annotations[0] = Block(struct.pack(">ii", 16, 1))
+    properties.annotations[1:] = [JavaString.of("last"), inner]
+    assert ImageDataFile(write_stream(items), PATH).properties == {"last": "text 599"}
 
 
 def test_a_cell_where_only_a_region_may_be():

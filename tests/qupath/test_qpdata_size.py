@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.projects import Tissue, image_data, write_project
-from mxbridge.errors import Unsupported
+from mxbridge.errors import BrokenFile, Unsupported
 from mxbridge.workspaces.qupath.exchange import read_seen
+from mxbridge.workspaces.qupath.javastream import Block, JavaString, write_stream
 from mxbridge.workspaces.qupath.last_read import LastRead
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, room
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 
 from .conftest import FL, data_file, fl, scores
 from .qpdata_two_ways import PATH, packed_objects
+from .test_qpdata_packed import nodes_of
 
 
 def test_memory_is_known_and_the_smaller_limit_counts(tmp_path, monkeypatch):
@@ -60,6 +63,58 @@ def test_objects_that_must_be_nodes_need_more_room(monkeypatch):
     assert packed_objects(ImageDataFile(raw, PATH)) == 297
     with pytest.raises(Unsupported, match=r"too many, and too different .*\(more than 600 parts of objects, by byte"):
         ImageDataFile(raw, PATH, packed=False)
+
+
+def test_packed_objects_that_turn_out_to_be_odd_need_the_room_of_nodes(monkeypatch):
+    """All cells share a list of names that is longer than their values: bytes are no way round the limit."""
+    good = image_data(Tissue(300, 3, False, 0, 5))
+    items, cells = nodes_of(good)
+    shared = cells[0].annotations[3].get("names")
+    count = int.from_bytes(shared.annotations[0].data, "big") + 1
+    shared.annotations[:1] = [Block(count.to_bytes(4, "big")), JavaString.of("one more")]
+    shared.put("size", count.to_bytes(4, "big"))
+    bad = write_stream(items)
+    with pytest.raises(BrokenFile, match="names"):
+        ImageDataFile(bad, PATH)
+    monkeypatch.setattr(room, "memory", lambda: len(bad) * room.PER_BYTE + 600 * room.PER_NODE)
+    with pytest.raises(Unsupported, match="more than 600 parts of objects"):
+        ImageDataFile(bad, PATH)
+    file = ImageDataFile(good, PATH)
+    with pytest.raises(Unsupported, match="more than 600 parts of objects"):
+        list(file.objects())
+    assert packed_objects(file) == 297
+
+
+def test_few_packed_objects_between_others_need_the_room_of_nodes(monkeypatch):
+    """Each sixth cell has a name that is not ASCII and becomes nodes; so do those between, when they are written."""
+    items, cells = nodes_of(image_data(Tissue(300, 3, False, 0, 5)))
+    for cell in cells[::6]:
+        cell.annotations[0] = JavaString.of("é")
+    raw = write_stream(items)
+    assert packed_objects(ImageDataFile(raw, PATH)) > 200
+    monkeypatch.setattr(room, "memory", lambda: len(raw) * room.PER_BYTE + 2000 * room.PER_NODE)
+    with pytest.raises(Unsupported, match="more than 2,000 parts of objects"):
+        ImageDataFile(raw, PATH)
+
+
+def test_values_that_were_replaced_are_forgotten():
+    """Column after column, as an undo goes: what each edit leaves behind would be more than the file."""
+    file = ImageDataFile(image_data(Tissue(300, 3, False, 0, 5)), PATH)
+    table, names = file.table, [f"n{k}" for k in range(20)]
+    everything = table.all()
+    for name in names:
+        table.set_columns(everything, {name: np.arange(float(len(everything)))})
+    for name in names[:-1]:
+        table.remove_columns(everything[::2], [name])
+    (replaced,) = file._packed.pack.replaced.values()
+    heads = [head for head in file._packed._heads if head.values is not None]
+    assert len(heads) == 2 == sum(values is not None for values in replaced.values)
+    assert sum(replaced.in_use) == 297
+    for k, name in enumerate(names):
+        had, values = table.columns(everything, [name])[name]
+        assert had.tolist() == [k == 19 or row % 2 == 1 for row in range(len(everything))]
+        assert values[had].tolist() == everything[had].tolist()
+    file.verify(file.to_bytes())
 
 
 def test_a_file_is_parsed_once_while_nobody_writes_it(workspace, monkeypatch):

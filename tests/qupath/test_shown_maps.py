@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -9,14 +12,18 @@ from mxbridge.formats.ome_tiff import write_ome_tiff
 from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
 from mxbridge.image import Box, Channel
 from mxbridge.results import DerivedImage
-from mxbridge.workspaces.qupath.joined import DerivedFile, add_joined_entry
+from mxbridge.tasks.derived import take_back
+from mxbridge.workspaces.qupath import joined
+from mxbridge.workspaces.qupath import workspace as workspace_module
+from mxbridge.workspaces.qupath.joined import MARK, DerivedFile, add_joined_entry
 from mxbridge.workspaces.qupath.new import NewImage, create_project
 from mxbridge.workspaces.qupath.project import Project
 from mxbridge.workspaces.qupath.shown_maps import hide_maps, maps_are_shown, show_maps
+from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 
-from .conftest import files_of, fl, scores
+from .conftest import files_of, fl, reclassed, scores
 from .scenes import arrays, derived_tiff
-from .test_joined import JOINED, edit_entry, pull
+from .test_joined import JOINED, Killed, edit_entry, pull
 
 
 @pytest.fixture
@@ -135,3 +142,123 @@ def test_publishing_shows_maps_and_undo_takes_them_out(project, workspace, base)
     assert len(Project.open(project).entries) == 2
     assert not (folder / "m.ome.tif").exists()
     assert (folder / "m.ome.zarr").is_dir()
+
+
+def test_an_older_map_replaces_a_newer_one(project, base):
+    """A run that was computed first and reviewed before it is published comes after one that was computed later."""
+    folder = project / "mxbridge" / "derived" / "2"
+    derived = [DerivedImage("m.ome.zarr", ("m",), "k")]
+    older = a_map(project / "a run", "m", base, 0.5, 0)
+    a_map(folder, "m", base, 0.5, 1)
+    show_maps(project, 2, folder, derived)
+    shutil.rmtree(folder / "m.ome.zarr")
+    (project / "a run" / "m.ome.zarr").rename(folder / "m.ome.zarr")
+    show_maps(project, 2, folder, derived)
+    assert np.array_equal(np.asarray(pull(project).image.levels[0])[5], older.astype(np.uint16) * 257)
+
+
+@pytest.fixture
+def with_map(workspace, base):
+    """Scores with a map that are published."""
+    a_map(workspace.derived_folder(fl(workspace)), "m", base, 1.0)
+    results = scores(workspace, derived=(DerivedImage("m.ome.zarr", ("CD3 (Nimbus)",), "key-CD3"),))
+    workspace.publish(results)
+    return results
+
+
+def objects_follow(project):
+    opened = Project.open(project)
+    return opened.data_path(JOINED).read_bytes() == opened.data_path(2).read_bytes()
+
+
+def test_objects_follow_what_is_taken_out_without_maps(project, workspace, with_map):
+    workspace.publish(reclassed(workspace, with_map.cell_ids, "Other"))
+    assert workspace.retract(fl(workspace), ["key-class"]).changed
+    assert objects_follow(project)
+    before = files_of(project)
+    assert not workspace.retract(fl(workspace), ["key-class"]).changed
+    assert files_of(project) == before
+
+
+def test_objects_saved_in_qupath_stay_when_other_results_are_taken_out(project, workspace, with_map):
+    workspace.publish(reclassed(workspace, with_map.cell_ids, "Other"))
+    path = Project.open(project).data_path(JOINED)
+    path.write_bytes(saved := path.read_bytes().replace(b"Other", b"Mine!"))
+    workspace.retract(fl(workspace), ["key-class"])
+    assert path.read_bytes() == saved
+
+
+@pytest.mark.parametrize("when", ["before the copy", "after the copy", "before the maps"])
+def test_a_kill_while_the_objects_follow(project, workspace, with_map, monkeypatch, when):
+    """The copy must not be taken for a user's, and the same run completes it."""
+    real = joined.replace_seen
+
+    def killed(*arguments, **options):
+        if when == "after the copy":
+            real(*arguments, **options)
+        raise Killed
+
+    where, name = (workspace_module, "show_maps") if when == "before the maps" else (joined, "replace_seen")
+    monkeypatch.setattr(where, name, killed)
+    again = scores(workspace, seed=5, run="run-2", derived=with_map.derived)
+    with pytest.raises(Killed):
+        workspace.publish(again)
+    monkeypatch.undo()
+    workspace = QuPathWorkspace(project)
+    assert not workspace.holds(again)
+    last = scores(workspace, seed=6, run="run-3", derived=with_map.derived)
+    for results in (again, last):
+        assert not [note for note in workspace.publish(results).notes if "keeps its objects" in note]
+        assert objects_follow(project)
+        assert workspace.holds(results)
+        assert not list(project.rglob(MARK))
+    workspace.retract(fl(workspace), last.result_keys)
+    assert len(Project.open(project).entries) == 2
+
+
+def test_results_without_maps_need_no_pixels(project, workspace, with_map):
+    results = scores(workspace, seed=3, run="run-2")
+    (project / "images").rename(project / "elsewhere")
+    assert workspace.publish(results).changed
+    assert objects_follow(project)
+
+
+def test_a_map_that_is_gone_is_a_note(project, workspace, with_map):
+    shutil.rmtree(workspace.derived_folder(fl(workspace)) / "m.ome.zarr")
+    notes = workspace.publish(scores(workspace, seed=3, derived=with_map.derived)).notes
+    assert "m.ome.zarr does not exist" in notes[0]
+    assert objects_follow(project)
+
+
+@pytest.mark.parametrize("channels", [None, 5, "absent"])
+def test_an_original_that_does_not_say_its_channels(project, channels):
+    path = project / "project.qpproj"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    metadata = next(e for e in document["images"] if e["entryID"] == 2)["serverBuilder"]["metadata"]
+    metadata["channels"] = channels
+    if channels == "absent":
+        del metadata["channels"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    workspace = QuPathWorkspace(project)
+    base = workspace.pull(fl(workspace)).image
+    a_map(workspace.derived_folder(fl(workspace)), "m", base, 1.0)
+    results = scores(workspace, derived=(DerivedImage("m.ome.zarr", ("m",), "key-CD3"),))
+    assert workspace.publish(results).changed
+    assert pull(project).image.channel_names == (*base.channel_names, "m")
+
+
+def test_undo_leaves_the_map_that_another_run_has_put_in_the_place_of_its_own(project, workspace, base, tmp_path):
+    home = workspace.derived_folder(fl(workspace))
+    maps = {n: DerivedImage(f"{n}.ome.zarr", (n,), f"key-{n}") for n in ("CD3", "CD8")}
+    for name in maps:
+        a_map(home, name, base, 1.0)
+    first = scores(workspace, names=("CD3", "CD8"), derived=tuple(maps.values()))
+    second = scores(workspace, names=("CD3",), seed=1, run="run-2", derived=(maps["CD3"],))
+    for results in (first, second):
+        workspace.publish(results)
+    taken = workspace.retract(fl(workspace), first.result_keys, run_id="run-1")
+    assert taken.keys == ("key-CD8",)
+    take_back(first, tmp_path / "run", workspace, taken.keys)
+    assert [p.name for p in home.iterdir() if p.suffix == ".zarr"] == ["CD3.ome.zarr"]
+    assert [p.name for p in (tmp_path / "run" / "derived").iterdir()] == ["CD8.ome.zarr"]
+    assert workspace.holds(second)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -105,12 +105,14 @@ def add_joined_entry(
     project = Project.open(project_path)
     source = project.entry(entry_id)
     _sweep(project)
-    base = open_pixels(source.builder, name=source.name, locate=lambda uri: project.locate(uri, path_maps))
-    check_base(source, base)
-    wanted = [_part(project, base, source, file) for file in derived]
     there = _find(project, entry_id)
-    if there is None and not wanted:
+    if there is None and not derived:
         return Joined(None, False)
+    base, wanted = None, []
+    if derived:  # nothing else needs the pixels, which may be out of reach
+        base = open_pixels(source.builder, name=source.name, locate=lambda uri: project.locate(uri, path_maps))
+        check_base(source, base)
+        wanted = [_part(project, base, source, file) for file in derived]
     parts, notes = _merged(project, there, wanted)
     raw, kept = _described(project, source, base, parts, there)
     return _put(project, source, there, raw, name or f"{source.name} (joined)", [*notes, *kept])
@@ -125,9 +127,11 @@ def remove_joined_channels(project_path: Path, entry_id: int, result_keys: Colle
     project = Project.open(project_path)
     _sweep(project)
     there = _find(project, entry_id)
-    if there is None or not set(result_keys) & set(_keys(there)):
-        return Joined(None if there is None else there.id, False)
+    if there is None:
+        return Joined(None, False)
     source = project.entry(entry_id)
+    if not set(result_keys) & set(_keys(there)):  # its objects may have changed all the same
+        return _refresh(project, source, there)
     parts = [part for part in _parts(there) if part.key not in result_keys]
     if not parts and _objects_are_ours(project, there):
         return _remove(project, there)
@@ -135,6 +139,26 @@ def remove_joined_channels(project_path: Path, entry_id: int, result_keys: Colle
     if not parts:
         notes.append(f"{there.name} ({there.id}) stays without derived channels: its objects were saved in QuPath")
     return _put(project, source, there, raw, there.name, notes)
+
+
+@contextmanager
+def refreshing(project: Project, entry_id: int) -> Iterator[None]:
+    """While an image is published or retracted: a run that is killed or fails before its joined entry has followed leaves
+    a mark there, and :func:`is_refreshed` tells."""
+    there = _find(project, entry_id)
+    folder = None if there is None else project.data_folder(there.id)
+    if there is not None and folder is not None and folder.is_dir() and not (folder / MARK).exists():
+        refuse_links(project, there.id)
+        _write_mark(project, there.id, str(there.metadata.get(OBJECTS) or ""))
+    yield
+    if there is not None:
+        _remove_mark(project, there.id)
+
+
+def is_refreshed(project: Project, entry_id: int) -> bool:
+    """Whether the joined entry of an image, if there is one, has followed what was published on the image last."""
+    there = _find(project, entry_id)
+    return there is None or not (project.data_folder(there.id) / MARK).exists()
 
 
 def joined_keys(project: Project, entry_id: int) -> tuple[str, ...]:
@@ -213,22 +237,35 @@ def _keys(there: Entry) -> tuple[str, ...]:
 def _parts(there: Entry) -> list[_Part]:
     """The derived files of a joined entry. Raises InputError where its builder is not as we made it."""
     keys, builders = _keys(there), there.builder.get("channels")
-    shown = (there.builder.get("metadata") or {}).get("channels")
+    shown = _shown(there)
     if not keys:
         return []
-    if not isinstance(builders, list) or len(builders) != len(keys) + 1 or not isinstance(shown, list):
+    if not isinstance(builders, list) or len(builders) != len(keys) + 1:
         raise InputError(
             f"{there.name} ({there.id}): its channels were put together otherwise since",
             hint="Remove this image from the project in QuPath and run again",
         )
     parts, end = [], len(shown)
     for key, builder in zip(reversed(keys), reversed(builders), strict=False):
-        own = (builder.get("metadata") or {}).get("channels") if isinstance(builder, dict) else None
-        if not isinstance(own, list) or not own or len(own) >= end:
+        own = _channels(builder)
+        if not own or len(own) >= end:
             raise InputError(f"{there.name} ({there.id}): its channels do not add up")
         parts.append(_Part(key, builder, shown[end - len(own) : end]))
         end -= len(own)
     return parts[::-1]
+
+
+def _channels(builder: object) -> list[dict[str, Any]]:
+    """The channels that a server builder records; none where it does not say, or not as QuPath does."""
+    metadata = builder.get("metadata") if isinstance(builder, Mapping) else None
+    found = metadata.get("channels") if isinstance(metadata, Mapping) else None
+    if not isinstance(found, list) or not all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in found):
+        return []
+    return found
+
+
+def _shown(there: Entry | None) -> list[dict[str, Any]]:
+    return [] if there is None else _channels(there.builder)
 
 
 def _merged(project: Project, there: Entry | None, wanted: Sequence[_Part]) -> tuple[list[_Part], list[str]]:
@@ -267,17 +304,18 @@ def _described(
 ) -> tuple[dict[str, Any], list[str]]:
     """What the entry has to say, without id and names, and notes. base: None where the entry is there already."""
     stored = source.builder.get("metadata")
-    if isinstance(stored, Mapping):
+    if isinstance(stored, Mapping) and _channels(source.builder):
         outer = dict(stored)
     elif base is not None:
-        outer = server_metadata(source.name, base)
+        outer = {**server_metadata(source.name, base), **(stored if isinstance(stored, Mapping) else {})}
+        outer["channels"] = server_metadata(source.name, base)["channels"]
     else:
         outer = dict((there.builder.get("metadata") if there else None) or {})
-        outer["channels"] = outer.get("channels", [])[: _base_channels(there)]
+        outer["channels"] = _shown(there)[: _base_channels(there)]
     notes: list[str] = []
     shown = list(outer["channels"])
     if there is not None and parts and not _channels_are_ours(there):
-        mine = (there.builder.get("metadata") or {}).get("channels") or []
+        mine = _shown(there)
         if _base_channels(there) == len(shown):
             shown = mine[: len(shown)]
         notes.append(f"{there.name} ({there.id}) keeps the channel names and colours it was given in QuPath")
@@ -300,13 +338,11 @@ def _described(
 
 def _base_channels(there: Entry | None) -> int:
     """How many of the channels of a joined entry are the original's."""
-    shown = ((there.builder.get("metadata") or {}).get("channels") or []) if there else []
-    return len(shown) - sum(len(part.channels) for part in (_parts(there) if there else []))
+    return len(_shown(there)) - sum(len(part.channels) for part in (_parts(there) if there else []))
 
 
 def _channels_are_ours(there: Entry) -> bool:
-    shown = (there.builder.get("metadata") or {}).get("channels") or []
-    return there.metadata.get(SHOWN) == _hash_of(shown)
+    return there.metadata.get(SHOWN) == _hash_of(_shown(there))
 
 
 def _hash_of(channels: Sequence[Mapping[str, Any]]) -> str:
@@ -333,15 +369,36 @@ def _put(
             part.write_bytes(dump_json(there.builder))
         _copy_picture(project, source, there)
         project.write()
-    with suppress(OSError):
-        (project.data_folder(there.id) / MARK).unlink(missing_ok=True)
+    _remove_mark(project, there.id)
     return Joined(there.id, copied or not same, tuple(notes))
+
+
+def _refresh(project: Project, source: Entry, there: Entry) -> Joined:
+    """Let the copy of the objects follow the original, and nothing else."""
+    refuse_links(project, there.id)
+    if not project.data_folder(there.id).is_dir():
+        return Joined(there.id, False)
+    sha, copied = _copy_objects(project, source, there, [])
+    if copied:
+        there.raw["metadata"] = {**there.metadata, OBJECTS: sha}
+        project.write()
+    _remove_mark(project, there.id)
+    return Joined(there.id, copied)
 
 
 def _mark(project: Project, entry_id: int, objects: Path) -> None:
     """Say in an entry's folder that it is being added or removed, and which objects it may hold: a copy of these."""
     sha = read_seen(objects, MAX_BYTES)[1].sha256 if objects.exists() else None
     make_folder(project.data_folder(entry_id))
+    _write_mark(project, entry_id, sha)
+
+
+def _remove_mark(project: Project, entry_id: int) -> None:
+    with suppress(OSError):
+        (project.data_folder(entry_id) / MARK).unlink(missing_ok=True)
+
+
+def _write_mark(project: Project, entry_id: int, sha: str | None) -> None:
     with write_atomically(project.data_folder(entry_id) / MARK) as part:
         part.write_text(json.dumps({"objects": sha}), encoding="utf-8")
 
@@ -360,13 +417,16 @@ def _copy_objects(project: Project, source: Entry, there: Entry, notes: list[str
         return known, False
     before = read_seen(target, MAX_BYTES)[1] if target.exists() else None
     sweep(target.parent)
+    _write_mark(project, there.id, seen.sha256)  # a kill before the project says so must not make them a user's
     replace_seen(target, data, before, verify=lambda _: None)  # bytes that were there already
     return seen.sha256, True
 
 
 def _objects_are_ours(project: Project, there: Entry) -> bool:
     path = project.data_path(there.id)
-    return not path.exists() or read_seen(path, MAX_BYTES)[1].sha256 == there.metadata.get(OBJECTS)
+    if not path.exists():
+        return True
+    return read_seen(path, MAX_BYTES)[1].sha256 == there.metadata.get(OBJECTS) or _is_copy(path.parent)
 
 
 def _copy_picture(project: Project, source: Entry, there: Entry) -> None:

@@ -199,13 +199,14 @@ def read_data(path: Path) -> tuple[ImageDataFile, Seen]:
 def summary_json(tree: ImageDataFile, builder: dict, seen: Seen) -> bytes:
     """One line, as QuPath writes it beside ``data.qpdata``."""
     metadata = builder.get("metadata") or {}
+    channels = metadata.get("channels")
     document = {
         "timestamp": seen.mtime_ns // 1_000_000,
         "imageType": tree.image_type,
         "server": {
             "width": metadata.get("width", 0),
             "height": metadata.get("height", 0),
-            "sizeC": len(metadata.get("channels") or []),
+            "sizeC": len(channels) if isinstance(channels, list) else 0,
             "sizeZ": metadata.get("sizeZ", 1),
             "sizeT": metadata.get("sizeT", 1),
         },

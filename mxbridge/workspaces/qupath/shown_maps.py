@@ -6,13 +6,15 @@ and in the type of the image: ``<map>.ome.tif`` beside ``<map>.ome.zarr``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mxbridge.errors import NoPixelSize, NotApplicable, Unsupported
+from mxbridge.errors import NoPixelSize, NotApplicable, SourceError, Unsupported
 from mxbridge.formats.atomic import output_error
 from mxbridge.formats.ome_tiff import write_ome_tiff
 from mxbridge.formats.open_image import open_image
@@ -25,6 +27,7 @@ from mxbridge.workspaces.qupath.joined import (
     Joined,
     add_joined_entry,
     check_base,
+    is_refreshed,
     joined_files,
     joined_keys,
     remove_joined_channels,
@@ -56,9 +59,9 @@ def show_maps(
     pixel type, no pixel size) keeps its maps as files, and a note says why. Raises InputError, SourceError,
     ChangedMeanwhile, OutputError.
     """
+    if not derived:
+        return add_joined_entry(project_path, entry_id, [])
     project = Project.open(project_path)
-    if not derived and not joined_keys(project, entry_id):
-        return Joined(None, False)
     entry = project.entry(entry_id)
     base = open_pixels(entry.builder, name=entry.name, locate=lambda uri: project.locate(uri, path_maps))
     if um_per_px is not None:
@@ -66,8 +69,9 @@ def show_maps(
     try:
         check_base(entry, base)
         files = [_file_of(folder, image, base) for image in derived]
-    except (NotApplicable, NoPixelSize, Unsupported) as error:
-        return Joined(None, False, (f"maps are not shown in QuPath: {error.message}",))
+    except (NotApplicable, NoPixelSize, SourceError, Unsupported) as error:
+        done = add_joined_entry(project_path, entry_id, [])
+        return replace(done, notes=(*done.notes, f"maps are not shown in QuPath: {error.message}"))
     return add_joined_entry(project_path, entry_id, files, path_maps=path_maps)
 
 
@@ -76,6 +80,8 @@ def maps_are_shown(project: Project, entry_id: int, derived: Sequence[DerivedIma
 
     QuPath drops an entry that was added while it had the project open as soon as it saves its own list. No image is opened.
     """
+    if not is_refreshed(project, entry_id):
+        return False
     if {image.result_key for image in derived} <= set(joined_keys(project, entry_id)):
         return True
     source = project.entry(entry_id)
@@ -101,12 +107,17 @@ def hide_maps(project_path: Path, entry_id: int, folder: Path, result_keys: Coll
 
 
 def _file_of(folder: Path, image: DerivedImage, base: LocalImage) -> DerivedFile:
-    """The file QuPath can join; made from the map where there is none yet, or an older one."""
+    """The file QuPath can join; made from the map where there is none yet, or that of another map, older or newer: a run that
+    was reviewed first is published after later ones. It has the time of its map."""
     path = folder / image.file
     if image.file.endswith(ZARR):
         tiff = path.with_name(image.file.removesuffix(ZARR) + TIFF)
-        if not tiff.exists() or tiff.stat().st_mtime_ns < max(p.stat().st_mtime_ns for p in path.iterdir()):
+        if not path.is_dir():
+            raise SourceError(f"{path} does not exist")
+        made = max(p.stat().st_mtime_ns for p in (path, *path.iterdir()))
+        if not tiff.exists() or tiff.stat().st_mtime_ns != made:
             write_map_tiff(tiff, path, base)
+            os.utime(tiff, ns=(made, made))
         path = tiff
     return DerivedFile(path, image.result_key, tuple(Channel(name) for name in image.channels))
 

@@ -27,6 +27,7 @@ from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.cells import cells_of
 from mxbridge.workspaces.qupath.exchange import sweep
+from mxbridge.workspaces.qupath.joined import refreshing
 from mxbridge.workspaces.qupath.last_read import LastRead
 from mxbridge.workspaces.qupath.ledger import Ledger
 from mxbridge.workspaces.qupath.lock import ProjectLock
@@ -132,15 +133,16 @@ class QuPathWorkspace(Workspace):
         """Write measurements, classes and objects into ``data.qpdata`` in one step; see :mod:`.publication`."""
         with self.locked(PUBLISHING_TAKES):
             project, entry = self._now(results.image)
-            outcome = Publication(project, entry, self.own_folder, self._last).put(results)
-            maps = show_maps(
-                self._project.path,
-                entry.id,
-                self.derived_folder(results.image),
-                results.derived,
-                path_maps=self._path_maps,
-                um_per_px=self._um_per_px,
-            )
+            with refreshing(project, entry.id):
+                outcome = Publication(project, entry, self.own_folder, self._last).put(results)
+                maps = show_maps(
+                    self._project.path,
+                    entry.id,
+                    self.derived_folder(results.image),
+                    results.derived,
+                    path_maps=self._path_maps,
+                    um_per_px=self._um_per_px,
+                )
         return self._published(results.image, entry, outcome.changed or maps.changed, (*outcome.notes, *maps.notes))
 
     def holds(self, results: Results) -> bool:
@@ -160,9 +162,11 @@ class QuPathWorkspace(Workspace):
             project, entry = self._now(ref)
             publication = Publication(project, entry, self.own_folder, self._last)
             keys = publication.keys_to_take(result_keys, run_id)
-            outcome = publication.take(result_keys, run_id)
-            maps = hide_maps(self._project.path, entry.id, self.derived_folder(ref), keys)
-        return self._published(ref, entry, outcome.changed or maps.changed, (*outcome.notes, *maps.notes))
+            with refreshing(project, entry.id):
+                outcome = publication.take(result_keys, run_id)
+                maps = hide_maps(self._project.path, entry.id, self.derived_folder(ref), keys)
+        done = self._published(ref, entry, outcome.changed or maps.changed, (*outcome.notes, *maps.notes))
+        return replace(done, keys=tuple(sorted(keys)))
 
     def published_keys(self, ref: ImageRef) -> tuple[str, ...]:
         """Result keys that the record of publications has for an image."""

@@ -20,13 +20,13 @@ from mxbridge.workspaces.qupath.javastream.nodes import (
     Part,
     Rows,
     StreamError,
+    TooManyNodesError,
     Value,
 )
 from mxbridge.workspaces.qupath.javastream.pack import Ints, Pack
 from mxbridge.workspaces.qupath.javastream.packing import Packable
 from mxbridge.workspaces.qupath.javastream.reader import (
     JavaStream,
-    TooManyNodesError,
     read_stream,
     without_garbage_collection,
 )

@@ -37,6 +37,14 @@ class StreamError(ValueError):
         self.node = node
 
 
+class TooManyNodesError(Exception):
+    """A stream with more nodes than the caller has room for, ``nodes``; byte ``position`` was reached."""
+
+    def __init__(self, nodes: int, position: int) -> None:
+        super().__init__(f"more than {nodes:,} nodes by byte {position:,}")
+        self.nodes, self.position = nodes, position
+
+
 class JavaString:
     """A string; ``raw`` is its modified UTF-8. ``long_form``: stored with an 8-byte length whatever its size."""
 

@@ -6,6 +6,7 @@ nodes. Items of an object's own (its annotations) can be replaced in many object
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mxbridge.workspaces.qupath.javastream.nodes import BASE_HANDLE, Item, JavaArray, JavaObject, Part, Rows, Value
+from mxbridge.workspaces.qupath.javastream.nodes import (
+    BASE_HANDLE,
+    Item,
+    JavaArray,
+    JavaObject,
+    Part,
+    Rows,
+    TooManyNodesError,
+    Value,
+)
 from mxbridge.workspaces.qupath.javastream.shapes import Place, Shape
 
 Ints = NDArray[np.int64]
@@ -31,13 +41,32 @@ class Replaced:
     """What takes the place of one annotation in objects of a pack.
 
     items: what was put there. values: for an item with an array of its own per object, the bytes of each, ``(objects,
-    bytes)``. which: per object of the pack, the item it got, or -1. at: per object its row of the values.
+    bytes)``. which: per object of the pack, the item it got, or -1. at: per object its row of the values. in_use: how many
+    objects have each item; those that none has any more are forgotten, as many edits of the same objects would fill the memory.
     """
 
     which: NDArray[np.int32]
     at: NDArray[np.int32]
     items: list[Item] = field(default_factory=list)
     values: list[Raw | None] = field(default_factory=list)
+    in_use: list[int] = field(default_factory=list)
+
+    def add(self, rows: Ints, item: Item, values: Raw | None) -> None:
+        for number, count in in_use(self.which[rows]):
+            self.in_use[number] -= count
+            if not self.in_use[number]:
+                self.items[number] = self.values[number] = None
+        self.which[rows] = len(self.items)
+        self.at[rows] = np.arange(len(rows))
+        self.items.append(item)
+        self.values.append(values)
+        self.in_use.append(len(rows))
+
+
+def in_use(numbers: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """The numbers from 0 on that occur, and how often each does."""
+    found, counts = np.unique(numbers[numbers >= 0], return_counts=True)
+    return list(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 class Pack:
@@ -59,6 +88,9 @@ class Pack:
         self.replaced: dict[int, Replaced] = {}
         self.parts: list[Rows] = []
         """All objects that are still kept as bytes, wherever they stand."""
+        self.room = sys.maxsize
+        """How many nodes may be made of packed objects."""
+        self._loosened = 0
         self._read: Callable[[int, int], JavaObject] | None = None
 
     def __len__(self) -> int:
@@ -153,11 +185,7 @@ class Pack:
         """
         if number not in self.replaced:
             self.replaced[number] = Replaced(np.full(len(self), -1, np.int32), np.zeros(len(self), np.int32))
-        replaced = self.replaced[number]
-        replaced.which[rows] = len(replaced.items)
-        replaced.at[rows] = np.arange(len(rows))
-        replaced.items.append(item)
-        replaced.values.append(values)
+        self.replaced[number].add(rows, item, values)
 
     def replacement(self, number: int, row: int) -> Item:
         """The item that an object has got, with an array of its own where it has one."""
@@ -174,6 +202,19 @@ class Pack:
             if replaced.which[row] >= 0:
                 found.annotations[number] = self.replacement(number, row)
         return found
+
+    def spend(self, nodes: int, position: int) -> None:
+        """Take room for the nodes of objects that are to be released. Raises TooManyNodesError where there is not enough."""
+        self._loosened += nodes
+        if self._loosened > self.room:
+            raise TooManyNodesError(self.room, position)
+
+    def release_rows(self, rows: Ints) -> None:
+        """Make nodes of these objects, as they are now. Raises TooManyNodesError before any is made."""
+        if len(rows):
+            sizes = np.array([shape.handles for shape in self.shapes], np.int64)
+            self.spend(int(sizes[self.shape_of[rows]].sum()), int(self.ends[rows[-1]]))
+            self.release({row: self.node(row) for row in rows.tolist()})
 
     def release(self, nodes: dict[int, JavaObject]) -> None:
         """Let these nodes stand for the objects of these rows from now on."""

@@ -15,8 +15,11 @@ from mxbridge.workspaces.qupath.javastream.nodes import TC_OBJECT, Item, JavaObj
 from mxbridge.workspaces.qupath.javastream.pack import ROWS_AT_ONCE, Ints, Pack
 from mxbridge.workspaces.qupath.javastream.shapes import MAX_HANDLES, NoShape, Shape, ShapeTree, learn
 
-MAX_ENTANGLED = 50
-"""Objects of a pack that must be taken out one because of the other; more, and all of the stream becomes nodes."""
+MAX_ENTANGLED = 8
+"""Objects of a pack that must be taken out one because of the other; more, and all of the stream becomes nodes.
+
+Each takes up to 2 * HEIGHT calls and a few more, on top of those in which the stream is being read.
+"""
 
 _PATIENCE, _SELDOM = 1000, 16
 """Objects in vain, after which only each 16th is looked at for its shape."""
@@ -187,6 +190,7 @@ class Packing:
     def _loosen(self, row: int, first_handle: int) -> None:
         if self._entangled >= MAX_ENTANGLED:
             raise Entangled
+        self.pack.spend(self._tree.shapes[self._order[row]].handles, self._starts[row])
         self._entangled += 1
         found = OwnHandles(self._handles, first_handle)
         self._loose[row] = self._read(self._starts[row], found)

@@ -48,10 +48,12 @@ from mxbridge.workspaces.qupath.javastream.nodes import (
     JavaObject,
     JavaString,
     Part,
+    Rows,
     StreamError,
+    TooManyNodesError,
     Value,
 )
-from mxbridge.workspaces.qupath.javastream.pack import Pack
+from mxbridge.workspaces.qupath.javastream.pack import FEW, Pack
 from mxbridge.workspaces.qupath.javastream.packing import PACKED, Entangled, Handles, Packable, Packing
 from mxbridge.workspaces.qupath.javastream.shapes import HEIGHT
 from mxbridge.workspaces.qupath.javastream.text import decode_text, encode_text
@@ -97,14 +99,6 @@ class JavaStream:
         return next(found, None) if node is not None else None
 
 
-class TooManyNodesError(Exception):
-    """A stream with more nodes than the caller has room for, ``nodes``; byte ``position`` was reached."""
-
-    def __init__(self, nodes: int, position: int) -> None:
-        super().__init__(f"more than {nodes:,} nodes by byte {position:,}")
-        self.nodes, self.position = nodes, position
-
-
 def read_stream(data: bytes, packable: Packable | None = None, most_nodes: int | None = None) -> JavaStream:
     """Raises StreamError with the byte position of what is wrong.
 
@@ -117,7 +111,7 @@ def read_stream(data: bytes, packable: Packable | None = None, most_nodes: int |
     reader = _Reader(data, len(MAGIC), handles)
     packing = Packing(data, packable or Packable((), lambda _: False), handles, reader.object_at)
     reader.packing = packing if packable else None
-    reader.most_handles = _ENDLESS if most_nodes is None else most_nodes
+    reader.most_handles = packing.pack.room = _ENDLESS if most_nodes is None else most_nodes
     items: list[Item] = []
     with without_garbage_collection():
         try:
@@ -283,10 +277,14 @@ class _Reader:
             if packing is not None and data[self.at] == TC_OBJECT:
                 at = packing.take(self.at, annotations)
                 if at != self.at:
-                    taken = len(self.handles) - len(self.starts)
+                    taken, rows = len(self.handles) - len(self.starts), annotations[-1]
                     self.starts.extend([self.at] * taken)
-                    self._packed_handles += taken
-                    self.most_handles += taken
+                    if (
+                        isinstance(rows, Rows) and len(rows) > FEW
+                    ):  # fewer become nodes when they are compared and written
+                        self._packed_handles += taken
+                        self.most_handles += taken
+                    self._check_count()
                     self.at = at
                     continue
             annotations.append(item(depth))

@@ -92,11 +92,7 @@ class ImageDataFile:
         except MisplacedRowsError:
             self._parse(data, path, packed=False)
         except TooManyNodesError as error:
-            raise Unsupported(
-                f"{path}: its objects are too many, and too different from each other, for the memory of this machine "
-                f"(more than {error.nodes:,} parts of objects, by byte {error.position:,} of {len(data):,})",
-                hint="Run on a machine (or in a container) with more memory, or divide the image into several entries",
-            ) from None
+            raise _too_many(path, error, len(data)) from None
         except StreamError as error:
             position = error.position if stream is None else stream.position(error.node)
             raise BrokenFile(
@@ -218,7 +214,10 @@ class ImageDataFile:
         if not len(rows):
             return
         with without_garbage_collection():
-            self._packed.unpack(rows)
+            try:
+                self._packed.unpack(rows)
+            except TooManyNodesError as error:
+                raise _too_many(self.path, error, len(self._packed.pack.data)) from None
             waiting = [self.root]
             while waiting:
                 item = waiting.pop()
@@ -327,6 +326,14 @@ _COUNTED = {
     "cell": "Cells",
 }
 """Titles of summary.json, in QuPath's order."""
+
+
+def _too_many(path: Path, error: TooManyNodesError, size: int) -> Unsupported:
+    return Unsupported(
+        f"{path}: its objects are too many, and too different from each other, for the memory of this machine "
+        f"(more than {error.nodes:,} parts of objects, by byte {error.position:,} of {size:,})",
+        hint="Run on a machine (or in a container) with more memory, or divide the image into several entries",
+    )
 
 
 def _version(first: Item) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from mxbridge.workspaces.qupath.javastream import (
     Shape,
     StreamError,
 )
+from mxbridge.workspaces.qupath.javastream.pack import in_use
 from mxbridge.workspaces.qupath.qpdata import descriptors as d
 from mxbridge.workspaces.qupath.qpdata.classes import PathClasses
 from mxbridge.workspaces.qupath.qpdata.jdk import integer, required_text, text
@@ -69,6 +70,8 @@ class PackedObjects:
         self._heads: list[Head] = [Head("", (), None, 0)]
         self._head_of = np.zeros(count, np.int32)
         self._values_at = np.zeros(count, np.int64)
+        self._edited: dict[int, int] = {}
+        """Of each head that came with an edit, how many objects still have it."""
         self._classes: list[JavaObject | None] = [None]
         self._class_numbers = {id(None): 0}
         self._class_of = np.zeros(count, np.int32)
@@ -77,7 +80,7 @@ class PackedObjects:
             rows = np.flatnonzero(pack.shape_of == shape.number)
             if len(rows):
                 self._learn(shape, layout, rows)
-        pack.release({row: pack.node(row) for row in np.flatnonzero(self._odd).tolist()})
+        pack.release_rows(np.flatnonzero(self._odd))
 
     def _learn(self, shape: Shape, layout: Layout, rows: Ints) -> None:
         for place in layout.texts:
@@ -149,8 +152,8 @@ class PackedObjects:
             self.spent += 8 * len(found) * len(chosen)
 
     def unpack(self, rows: Ints) -> None:
-        """Make nodes of these objects, as they are now."""
-        self.pack.release({row: self.pack.node(row) for row in rows.tolist()})
+        """Make nodes of these objects, as they are now. Raises TooManyNodesError."""
+        self.pack.release_rows(rows)
 
     def kinds(self, rows: Ints) -> NDArray[np.object_]:
         """'cell', 'detection' or 'tile' of each."""
@@ -219,7 +222,7 @@ class PackedObjects:
             return
         if not names:
             self.pack.replace(MEASUREMENTS, rows, None)
-            self._head_of[rows] = 0
+            self._set_head(rows, 0)
             return
         raw, size = stored_values(head.kind, new)
         data = np.frombuffer(raw, np.uint8).reshape(len(rows), size)
@@ -229,11 +232,25 @@ class PackedObjects:
             data = self._with_rest(head, rows, names, data)
             node = self._lists.numeric_list(head.node, head.names, names, raw[:size])
         self.pack.replace(MEASUREMENTS, rows, node, data)
-        self._head_of[rows] = len(self._heads)
+        self._set_head(rows, len(self._heads))
         self._heads.append(
             Head(node.name, names, node, data.shape[1] // (8 if node.name == d.DOUBLE_LIST else 4), data)
         )
         self._values_at[rows] = np.arange(len(rows))
+
+    def _set_head(self, rows: Ints, number: int) -> None:
+        """Give these lists another head; values that no list has any more are forgotten."""
+        before = in_use(self._head_of[rows])
+        self._head_of[rows] = number
+        for old, count in before:
+            if old not in self._edited:
+                continue
+            self._edited[old] -= count
+            if not self._edited[old]:
+                del self._edited[old]
+                self._heads[old] = replace(self._heads[old], values=None)
+        if number:
+            self._edited[number] = len(rows)
 
     def _with_rest(self, head: Head, rows: Ints, names: Names, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Values behind those that have names stay where the names stay."""
