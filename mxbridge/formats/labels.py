@@ -243,7 +243,7 @@ def _boxes(block: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
         return np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
     low, high = int(inside.min()), int(inside.max())
     if high - low < DENSE_RANGE:
-        names = np.arange(low, high + 1)
+        names = low + np.arange(high - low + 1, dtype=np.int64)  # high + 1 may be beyond int64
         numbered = np.where(block != 0, block - (low - 1), 0).astype(np.int32)
     else:
         names = np.unique(inside)

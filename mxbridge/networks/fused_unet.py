@@ -89,7 +89,7 @@ class FusedBlock(nn.Module):
         weights = self.enter.weight[:, :, 0, 0].split([part.shape[1] for part in parts], dim=1)
         out = torch.addmm(self.enter.bias, rows[0], weights[0].T)
         for row, weight in zip(rows[1:], weights[1:], strict=True):
-            out.addmm_(row, weight.T)
+            out.addmm_(row.to(out.dtype), weight.T.to(out.dtype))  # autocast passes over what works in place
         n, _, height, width = parts[0].shape
         return out.view(n, height, width, -1).permute(0, 3, 1, 2)
 

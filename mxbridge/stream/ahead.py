@@ -42,6 +42,7 @@ def read_ahead(
         except MemoryError:
             reduced(f"tiles read ahead {room} -> 1")
             room = 1
+        del future  # its error holds what was read so far
         wait([other for _, other in waiting])
         try:
             return read(job)

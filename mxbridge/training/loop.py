@@ -6,6 +6,7 @@ The loop chooses the device. A recipe gives it the network, a function from step
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -175,7 +176,9 @@ def _save(
         "best": dict(best),
     }
     with write_atomically(path) as part:
-        torch.save(content, part)
+        buffer = io.BytesIO()  # torch's own writer answers a full disk with what is no OSError
+        torch.save(content, buffer)
+        part.write_bytes(buffer.getbuffer())
 
 
 def _resume(

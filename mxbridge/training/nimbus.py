@@ -70,7 +70,7 @@ def train_demo(
     """
     _check_options(seed, steps, width, depth, batch)
     choose_device(device)
-    check_target(out, NAME)
+    check_target(out, NAME, checkpoint)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ResidualUNet(width, depth)

@@ -13,18 +13,23 @@ from mxbridge.formats.atomic import make_folder
 from mxbridge.models.card import CARD_FORMAT, CARD_LIMIT
 
 
-def check_target(out: Path, name: str) -> None:
+def check_target(out: Path, name: str, checkpoint: Path | None = None) -> None:
     """Whether weights that measure as ``name`` may be written to ``out`` and their card beside it; makes the folder.
 
-    Replaced is only what an earlier training of the same name wrote. Raises UsageError for another suffix, OutputError
-    for anything else that is in the way.
+    Replaced is only what an earlier training of the same name wrote. checkpoint: goes when the weights are there, so it must
+    be another file. Raises UsageError for another suffix or the same file, OutputError for anything else that is in the way.
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"{out.name} is no name for weights", hint="Give a file that ends in .safetensors")
-    make_folder(out.parent)
-    if not os.access(out.parent, os.W_OK):
-        raise OutputError(f"{out.parent}: no permission to write here", hint="Give another place with --out")
     card = out.with_suffix(".json")
+    if checkpoint is not None and checkpoint.resolve() in (out.resolve(), card.resolve()):
+        raise UsageError(
+            f"{checkpoint} cannot be both the checkpoint and what is trained", hint="Leave --checkpoint out"
+        )
+    for folder, option in ((out.parent, "--out"), *([(checkpoint.parent, "--checkpoint")] if checkpoint else [])):
+        make_folder(folder)
+        if not os.access(folder, os.W_OK):
+            raise OutputError(f"{folder}: no permission to write here", hint=f"Give another place with {option}")
     for path, text in ((out, _embedded_card(out)), (card, _card_beside(card))):
         if os.path.lexists(path) and not _is_of(text, name):
             raise OutputError(

@@ -240,3 +240,15 @@ def test_real_masks(shared: Path) -> None:
         open_labels(
             shared / "data/imc_spectre/masks/ROI002_ilastik_s2_Object_Identities.tif", (501, 500), stretched=True
         )
+
+
+@pytest.mark.parametrize(
+    "values", [(2**63 - 1,), (2**63 - 3, 2**63 - 1), (1, 2**63 - 1), (2**31 - 1, 2**31, 2**31 + 1)]
+)
+def test_the_largest_labels_are_cells_like_others(values: tuple[int, ...]) -> None:
+    labels = np.zeros((6, 8), np.int64)
+    for k, value in enumerate(values):
+        labels[2 * k, k] = value
+    cells = scan_labels(da.from_array(labels), labels.shape, where="mask")
+    assert cells.ids == tuple(map(str, values))
+    np.testing.assert_array_equal(cells.raster(Box(0, 0, 6, 8)), np.searchsorted((0, *values), labels))

@@ -86,3 +86,15 @@ def test_the_network_itself_is_left_alone() -> None:
     assert list(network.state_dict()) == list(before)
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_runs_in_half_precision(dtype: torch.dtype) -> None:
+    """As the engine runs it with ``--precision bf16`` and ``fp16``."""
+    network = random_network(3, 3)
+    inputs = torch.rand(1, 2, 128, 120, generator=torch.Generator().manual_seed(1))
+    expected, _ = both(network, inputs)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=dtype):
+        found = FusedUNet(network)(inputs.contiguous(memory_format=FusedUNet.memory_format))
+    assert found.dtype == dtype
+    assert float((found.float() - expected).abs().mean()) < 0.02

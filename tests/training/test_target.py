@@ -70,3 +70,16 @@ def test_files_that_are_no_weights_folders_and_links(tmp_path):
 def test_the_suffix_says_what_it_is(tmp_path):
     with pytest.raises(UsageError, match=r"w\.pt"):
         check_target(tmp_path / "w.pt", "NimbusDemo")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.json", "../here/w.safetensors"])
+def test_a_checkpoint_is_another_file(tmp_path, name):
+    """It is removed when the weights are there."""
+    folder = tmp_path / "here"
+    with pytest.raises(UsageError, match="both the checkpoint"):
+        check_target(folder / "w.safetensors", "NimbusDemo", folder / name)
+    check_target(folder / "w.safetensors", "NimbusDemo", tmp_path / "new" / "c")
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file"):
+        check_target(folder / "w.safetensors", "NimbusDemo", tmp_path / "file" / "c")
