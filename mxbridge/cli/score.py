@@ -80,7 +80,12 @@ def score(
         ),
     ] = False,
     maps: Annotated[
-        bool, typer.Option("--maps", help="Keep probability maps as OME-Zarr", rich_help_panel=SCORING)
+        bool,
+        typer.Option(
+            "--maps",
+            help="Keep probability maps (OME-Zarr); in a project also as an entry that shows them with the image",
+            rich_help_panel=SCORING,
+        ),
     ] = False,
     h5ad: Annotated[bool, typer.Option("--h5ad", help="Also cells.h5ad (AnnData)", rich_help_panel=SCORING)] = False,
     model: Annotated[

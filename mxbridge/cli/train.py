@@ -63,7 +63,7 @@ def train(
     verbose: options.Verbose = False,
     progress: options.ProgressOption = options.ProgressKind.text,
 ) -> None:
-    """Train a network. Today: the demonstration network, on simulated tissue (``train nimbus --demo``)."""
+    """Train a network. Today: the demonstration network, on simulated tissue (train nimbus --demo)."""
     if system not in SYSTEMS:
         raise UnknownName("system", system, SYSTEMS)
     if not demo:

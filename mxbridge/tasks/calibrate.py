@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 
 from mxbridge.errors import InputError, UnknownName, UsageError
 from mxbridge.formats.atomic import write_atomically
+from mxbridge.results import ImageRef
 from mxbridge.runs import Run, now
 from mxbridge.tasks.classifiers import (
     classifier_thresholds,
@@ -25,7 +26,7 @@ from mxbridge.tasks.threshold_fit import auroc, f1_at, fit_threshold
 from mxbridge.tasks.thresholds import DEFAULT, Calibrated, ScoringRule, ThresholdsFile, project_thresholds
 from mxbridge.workspaces import open_workspace
 from mxbridge.workspaces.base import CellKind, Workspace
-from mxbridge.workspaces.qupath.hand_classes import channel_names
+from mxbridge.workspaces.qupath.hand_classes import channel_names, class_names
 from mxbridge.workspaces.qupath.workspace import PUBLISHING_TAKES, QuPathWorkspace
 
 FEWEST = 5
@@ -116,9 +117,24 @@ def calibrate(workspace: Workspace | None, options: CalibrateOptions, images: Se
     calls = HandCalls(scored.markers, tuple(dict.fromkeys(wanted)), options.positive, options.negative, others)
     kind = options.cells or scored.newest.options.get("cells", "cells")
     found = gather(scored, calls, workspace=project, kind=kind, table=options.classes)
+    if project is not None and options.classes is None:
+        _check_classes(options, found, project, scored.images)
     known = project_thresholds(project) if project is not None else None
     stored = ThresholdsFile.read(known, missing=True) if known is not None else None
     return _calibrated(scored, found, stored, options, told=bool(options.markers))
+
+
+def _check_classes(
+    options: CalibrateOptions, found: Mapping[str, ClassedCells], project: QuPathWorkspace, images: Sequence[ImageRef]
+) -> None:
+    """Raises UnknownName for classes that were named and that nothing has: most likely they were misspelt."""
+    if any(cells.conflicts or cells.unscored for cells in found.values()):
+        return
+    for side, names in enumerate((options.positive, options.negative)):
+        if names and not any(cells.counts[side] for cells in found.values()):
+            there = {name for ref in images for name in class_names(project, ref)}
+            if not there & set(names):
+                raise UnknownName("class", ", ".join(names), sorted(there), where=project.address)
 
 
 def place_of(run: Run) -> Workspace | None:

@@ -329,6 +329,14 @@ def test_any_classes_can_be_named(mxbridge: Call, scored: Path, names: tuple, op
     assert one["threshold"] == pytest.approx(cut, abs=1e-6)
 
 
+def test_a_class_that_nothing_has_is_most_likely_misspelt(mxbridge: Call, scored: Path) -> None:
+    class_by_score(scored, 0.5, names=("Positive", "CD3-"))
+    code, _, err = mxbridge("calibrate", "--project", scored, "--marker", "CD3", "--positive", "Positve")
+    assert code == 2
+    assert "no class 'Positve'" in err
+    assert "Did you mean 'Positive'?" in err
+
+
 def test_an_unpublished_run(mxbridge: Call, project: Path, scored: Path, tmp_path: Path) -> None:
     code, _, _ = mxbridge("score", "--project", project, *FAST, "--no-publish", "--out", tmp_path / "run")
     assert code == 0

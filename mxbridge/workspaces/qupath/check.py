@@ -74,7 +74,9 @@ def check_project(
     colors = _listed_colors(project)
     entries = {entry.id: _check_entry(project, entry, maps, colors) for entry in project.entries}
     reason = qupath_process.why_not()
-    judge, compared = f"not compared with a real QuPath: {reason}. {qupath_process.HOW_TO_GET}", False
+    judge, compared = "not compared with a real QuPath", False
+    if ask_qupath is None and reason:
+        judge += f": {reason}. {qupath_process.HOW_TO_GET}"
     if ask_qupath or (ask_qupath is None and not reason):
         judge, compared = _compare(project, maps, entries, colors), True
     return Check(

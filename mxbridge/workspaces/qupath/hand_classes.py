@@ -72,6 +72,15 @@ def channel_names(workspace: QuPathWorkspace, ref: ImageRef) -> list[str]:
     return [name for name in shown if isinstance(name, str)]
 
 
+def class_names(workspace: QuPathWorkspace, ref: ImageRef) -> list[str]:
+    """Classes that objects of an image have, each once, whoever gave them. Raises BrokenFile, Unsupported."""
+    path = workspace.project.data_path(int(ref.id))
+    if not path.exists():
+        return []
+    table = read_data(path)[0].table
+    return sorted({name for name in table.class_names(table.all()) if name is not None})
+
+
 def read_hand_classes(
     workspace: QuPathWorkspace, ref: ImageRef, kind: CellKind, names: Sequence[str], speaks: Callable[[str], bool]
 ) -> HandClassed:
