@@ -21,6 +21,7 @@ from mxbridge.formats.open_image import open_image
 from mxbridge.formats.pixels import Level
 from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.results import DerivedImage
+from mxbridge.workspaces.qupath.exchange import sweep
 from mxbridge.workspaces.qupath.joined import (
     PIXEL_TYPES,
     DerivedFile,
@@ -66,6 +67,7 @@ def show_maps(
     base = open_pixels(entry.builder, name=entry.name, locate=lambda uri: project.locate(uri, path_maps))
     if um_per_px is not None:
         base = base.with_pixel_size(um_per_px)
+    sweep(folder)
     try:
         check_base(entry, base)
         files = [_file_of(folder, image, base) for image in derived]
