@@ -22,7 +22,7 @@ PAD_BELOW = 96**2
 
 
 class FusedUNet(nn.Module):
-    """What ``network`` computes, equal to 1e-5; ``network`` itself is left as it is. For inference only."""
+    """What ``network`` computes in evaluation mode, equal to 1e-5; ``network`` is left as it is. For inference only."""
 
     memory_format = ResidualUNet.memory_format
 
@@ -66,13 +66,10 @@ class FusedBlock(nn.Module):
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
         self.enter = block.conv2d_0
-        first, second = (
-            fuse_conv_bn_eval(conv, norm.eval()) if isinstance(norm, nn.BatchNorm2d) else conv
-            for conv, norm in ((block.conv2d_1, block.bn_1), (block.conv2d_2, block.bn_2))
-        )
+        first = fuse_conv_bn_eval(block.conv2d_1, block.bn_1)
         self.widens = self.enter.in_channels < self.enter.out_channels
         self.first = _composed(self.enter, first) if self.widens else first
-        self.second = second
+        self.second = fuse_conv_bn_eval(block.conv2d_2, block.bn_2)
 
     def forward(self, parts: list[Tensor], mirrored: bool) -> Tensor:
         shortcut = self._enter(parts)

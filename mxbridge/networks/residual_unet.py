@@ -126,9 +126,6 @@ class ResidualUNet(nn.Module):
 class ResidualBlock(nn.Module):
     """1x1 convolution, then two 3x3 convolutions with batch norm and ReLU, added to the output of the 1x1."""
 
-    bn_1: nn.Module
-    bn_2: nn.Module
-
     def __init__(self, in_channels: int, out_channels: int, pad: int) -> None:
         super().__init__()
         self.pad = pad
