@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_everything_as_it_was(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic, "fsync_file", full)
-    monkeypatch.setattr("mxbridge.workspaces.qupath.exchange.fsync_file", full, raising=False)
+    monkeypatch.setattr("mxbridge.formats.exchange.fsync_file", full, raising=False)
     line = refuses(mxbridge, 7, "disk is full", command=("score", "--project", project, "--image", "1", *DEMO))
     assert "mxbridge publish" in line
     assert (project.parent / "data/1/data.qpdata").read_bytes() == before

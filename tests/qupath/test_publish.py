@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mxbridge.errors import BrokenFile, ChangedMeanwhile, InputError, OutputError
+from mxbridge.formats import exchange
 from mxbridge.results import ClassChanges, ImageRef, Measurement, Results
-from mxbridge.workspaces.qupath import exchange
 from mxbridge.workspaces.qupath.classes import ClassList
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mxbridge.formats import exchange
 from mxbridge.results import Results
-from mxbridge.workspaces.qupath import exchange
 from mxbridge.workspaces.qupath.check import check_project
 from mxbridge.workspaces.qupath.classes import ClassList
 from mxbridge.workspaces.qupath.project import Project

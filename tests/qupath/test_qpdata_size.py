@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.projects import Tissue, image_data, write_project
 from mxbridge.errors import BrokenFile, Unsupported
-from mxbridge.workspaces.qupath.exchange import read_seen
+from mxbridge.formats.exchange import read_seen
 from mxbridge.workspaces.qupath.javastream import Block, JavaString, write_stream
 from mxbridge.workspaces.qupath.last_read import LastRead
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, room

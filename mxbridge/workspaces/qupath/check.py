@@ -10,11 +10,11 @@ from pathlib import Path
 
 from mxbridge.errors import InputError, MxbridgeError, SourceError, Unsupported
 from mxbridge.formats.atomic import PART_SUFFIX
+from mxbridge.formats.exchange import read_seen
 from mxbridge.workspaces.qupath import edit, qupath_process
 from mxbridge.workspaces.qupath.builders import files_of
 from mxbridge.workspaces.qupath.classes import ClassList
 from mxbridge.workspaces.qupath.compare import FactsOf, ImageFacts, ObjectFacts, differences, image_differences
-from mxbridge.workspaces.qupath.exchange import read_seen
 from mxbridge.workspaces.qupath.javastream import JavaObject
 from mxbridge.workspaces.qupath.judge import EntryFacts, Question, ask_about
 from mxbridge.workspaces.qupath.ledger import Ledger

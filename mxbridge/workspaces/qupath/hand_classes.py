@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from mxbridge.cells import OutlineCells, Rings
 from mxbridge.errors import InputError
+from mxbridge.formats.exchange import Seen, read_seen
 from mxbridge.image import Box
 from mxbridge.results import ImageRef
 from mxbridge.workspaces.base import CellKind
 from mxbridge.workspaces.qupath.cells import cells_of
-from mxbridge.workspaces.qupath.exchange import Seen, read_seen
 from mxbridge.workspaces.qupath.ledger import Ledger, State
 from mxbridge.workspaces.qupath.made import is_made
 from mxbridge.workspaces.qupath.publication import read_data

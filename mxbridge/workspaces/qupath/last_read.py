@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mxbridge.workspaces.qupath.exchange import Seen, read_seen
+from mxbridge.formats.exchange import Seen, read_seen
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 from mxbridge.workspaces.qupath.qpdata.room import MAX_BYTES, check_file
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mxbridge.errors import BrokenFile
 from mxbridge.formats.atomic import output_error, write_atomically
-from mxbridge.workspaces.qupath.exchange import read_seen
+from mxbridge.formats.exchange import read_seen
 
 FORMAT = 1
 _LIMIT = 1 << 30

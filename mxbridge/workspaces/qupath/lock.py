@@ -1,6 +1,6 @@
 """One mxbridge run at a time on one project: a lock file that the system releases when its holder dies.
 
-It keeps two runs of mxbridge apart. QuPath itself knows no such lock; against it helps only :mod:`.exchange`.
+It keeps two runs of mxbridge apart. QuPath itself knows no such lock; against it helps only :mod:`mxbridge.formats.exchange`.
 """
 
 from __future__ import annotations

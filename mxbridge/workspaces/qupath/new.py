@@ -19,10 +19,10 @@ from typing import Any
 from mxbridge.cells import Cells, LabelCells, OutlineCells
 from mxbridge.errors import InputError, OutputError, UsageError
 from mxbridge.formats.atomic import PART_SUFFIX, fsync_file, output_error
+from mxbridge.formats.exchange import Seen
 from mxbridge.image import LocalImage
 from mxbridge.workspaces.qupath.builders import shown_channels, uri_builder
 from mxbridge.workspaces.qupath.classes import ClassList, class_colors
-from mxbridge.workspaces.qupath.exchange import Seen
 from mxbridge.workspaces.qupath.made import NAMESPACE
 from mxbridge.workspaces.qupath.project import PROJECT_NAME, Project, dump_json
 from mxbridge.workspaces.qupath.publication import summary_json

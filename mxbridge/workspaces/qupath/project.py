@@ -15,8 +15,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mxbridge.errors import BrokenFile, InputError, OutputError, SourceError
+from mxbridge.formats.exchange import Seen, read_seen, replace_seen, unchanged
 from mxbridge.workspaces.qupath import uris
-from mxbridge.workspaces.qupath.exchange import Seen, read_seen, replace_seen, unchanged
 
 PROJECT_NAME = "project.qpproj"
 JSON_LIMIT = 64 * 1024 * 1024

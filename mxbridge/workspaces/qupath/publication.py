@@ -16,10 +16,10 @@ from pathlib import Path
 
 from mxbridge.errors import MxbridgeError, OutputError
 from mxbridge.formats.atomic import output_error, write_atomically
+from mxbridge.formats.exchange import BACKUP_SUFFIX, Seen, replace_seen, sweep
 from mxbridge.results import Results
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.classes import ClassList, class_colors
-from mxbridge.workspaces.qupath.exchange import BACKUP_SUFFIX, Seen, replace_seen, sweep
 from mxbridge.workspaces.qupath.last_read import LastRead, read_bytes
 from mxbridge.workspaces.qupath.ledger import Ledger, ToldClasses, same_result
 from mxbridge.workspaces.qupath.project import Entry, Project, dump_json

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from mxbridge.errors import NoPixelSize, NotApplicable, SourceError, Unsupported
 from mxbridge.formats.atomic import output_error
+from mxbridge.formats.exchange import sweep
 from mxbridge.formats.ome_tiff import write_ome_tiff
 from mxbridge.formats.open_image import open_image
 from mxbridge.formats.pixels import Level
 from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.results import DerivedImage
-from mxbridge.workspaces.qupath.exchange import sweep
 from mxbridge.workspaces.qupath.joined import (
     PIXEL_TYPES,
     DerivedFile,

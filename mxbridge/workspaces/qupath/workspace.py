@@ -21,12 +21,12 @@ from mxbridge.errors import (
     UnknownName,
     UsageError,
 )
+from mxbridge.formats.exchange import sweep
 from mxbridge.image import LocalImage
 from mxbridge.results import ImageRef, Results
 from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.cells import cells_of
-from mxbridge.workspaces.qupath.exchange import sweep
 from mxbridge.workspaces.qupath.joined import refreshing
 from mxbridge.workspaces.qupath.last_read import LastRead
 from mxbridge.workspaces.qupath.ledger import Ledger
