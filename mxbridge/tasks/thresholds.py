@@ -17,10 +17,10 @@ import numpy as np
 from mxbridge.errors import BrokenFile, OutputError, SourceError, UsageError
 from mxbridge.formats.atomic import make_folder
 from mxbridge.formats.exchange import Seen, read_seen, replace_seen
+from mxbridge.formats.json_files import parse_json
 from mxbridge.models.normalization import Normalization
 from mxbridge.runs import Run, digest
 from mxbridge.tasks.threshold_fit import Interval
-from mxbridge.workspaces.qupath.project import parse_json
 
 if TYPE_CHECKING:
     from mxbridge.workspaces.base import Workspace

@@ -12,7 +12,8 @@ from typing import Any
 from mxbridge.errors import BrokenFile, OutputError
 from mxbridge.formats.atomic import output_error
 from mxbridge.formats.exchange import Seen, read_seen, replace_seen
-from mxbridge.workspaces.qupath.project import JSON_LIMIT, dump_json, parse_json
+from mxbridge.formats.json_files import parse_json
+from mxbridge.workspaces.qupath.project import JSON_LIMIT, dump_json
 from mxbridge.workspaces.qupath.qpdata import default_color
 from mxbridge.workspaces.qupath.qpdata.classes import SEPARATOR
 

@@ -23,12 +23,13 @@ from typing import Any
 from mxbridge.errors import InputError, NotApplicable, OutputError, SourceError, Unsupported
 from mxbridge.formats.atomic import make_folder, write_atomically
 from mxbridge.formats.exchange import read_seen, replace_seen, sweep
+from mxbridge.formats.json_files import parse_json
 from mxbridge.formats.open_image import open_image
 from mxbridge.image import Channel, LocalImage
 from mxbridge.workspaces.qupath.builders import argb, file_builder, server_metadata
 from mxbridge.workspaces.qupath.in_place import opens_in_qupath
 from mxbridge.workspaces.qupath.pixels import open_pixels
-from mxbridge.workspaces.qupath.project import METADATA_MARK, Entry, Project, dump_json, parse_json
+from mxbridge.workspaces.qupath.project import METADATA_MARK, Entry, Project, dump_json
 from mxbridge.workspaces.qupath.publication import refuse_links
 from mxbridge.workspaces.qupath.qpdata import default_color
 from mxbridge.workspaces.qupath.qpdata.image_data import MAX_BYTES

@@ -22,12 +22,13 @@ from typing import Any
 from mxbridge.errors import BrokenFile, OutputError, UsageError
 from mxbridge.formats.atomic import make_folder, output_error, write_atomically
 from mxbridge.formats.exchange import Seen, read_seen, replace_seen, sweep
+from mxbridge.formats.json_files import parse_json
 from mxbridge.results import ImageRef
 from mxbridge.workspaces.base import CellKind, Workspace
 from mxbridge.workspaces.qupath.classes import ClassList, class_colors
 from mxbridge.workspaces.qupath.classifier_names import file_stems
 from mxbridge.workspaces.qupath.ledger import ToldClasses
-from mxbridge.workspaces.qupath.project import JSON_LIMIT, dump_json, parse_json
+from mxbridge.workspaces.qupath.project import JSON_LIMIT, dump_json
 from mxbridge.workspaces.qupath.publication import read_data
 from mxbridge.workspaces.qupath.workspace import PUBLISHING_TAKES, QuPathWorkspace
 

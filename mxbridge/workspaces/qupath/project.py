@@ -16,6 +16,7 @@ from typing import Any
 
 from mxbridge.errors import BrokenFile, InputError, OutputError, SourceError
 from mxbridge.formats.exchange import Seen, read_seen, replace_seen, unchanged
+from mxbridge.formats.json_files import parse_json
 from mxbridge.workspaces.qupath import uris
 
 PROJECT_NAME = "project.qpproj"
@@ -269,21 +270,6 @@ def find_project(path: Path) -> Path:
         hint = f"In {path.parent} there is: {', '.join(near[:10])}" if near else "Check the path"
         raise SourceError(f"there is no project {path}", hint=hint)
     return path
-
-
-def parse_json(data: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object. Raises BrokenFile on anything else, nesting without end included."""
-    try:
-        document = json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise BrokenFile(path, "is not UTF-8 text", position=error.start) from None
-    except json.JSONDecodeError as error:
-        raise BrokenFile(path, f"is not valid JSON ({error.msg})", position=error.pos) from None
-    except (ValueError, RecursionError) as error:
-        raise BrokenFile(path, f"is not valid JSON ({type(error).__name__})") from None
-    if not isinstance(document, dict):
-        raise BrokenFile(path, f"holds a JSON {type(document).__name__}, not an object")
-    return document
 
 
 def dump_json(document: Mapping[str, Any], *, indent: int | None = 2) -> bytes:
