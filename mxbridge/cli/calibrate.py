@@ -12,7 +12,6 @@ from mxbridge.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from mxbridge.tasks.calibrate import Calibration
-    from mxbridge.workspaces.base import Workspace
 
 CALLS = "Hand-made classes"
 
@@ -84,23 +83,14 @@ def calibrate(
         min_cells=min_cells,
     )
     tables, files = _outputs(out or [])
-    workspace: Workspace | None = open_workspace(f"project:{project}") if project is not None else None
-    if workspace is None and run is not None:
-        from mxbridge.runs import Run
-
-        workspace = task.place_of(Run.load(run))
-    if workspace is None and classifiers:
+    found = task.calibrate(open_workspace(f"project:{project}") if project is not None else None, chosen, image or ())
+    if classifiers and found.workspace is None:
         raise UsageError("--classifiers writes into QuPath projects only", hint="Name one with --project")
-    found = task.calibrate(workspace, chosen, image or ())
     kept: list[Path] = []
     notes = list(found.notes)
     if not dry_run:
-        for path in tables:
-            task.keep_table(found, path)
-        if found.fitted:
-            kept = task.keep_thresholds(found, workspace, files)
-            if classifiers and workspace is not None:
-                notes += task.renew_classifiers(found, workspace)
+        kept, more = task.keep(found, files, tables, classifiers=classifiers)
+        notes += more
     _say(found, [] if dry_run else tables, kept, notes, dry_run=dry_run, as_json=json)
     if not found.fitted:
         raise InputError("no threshold could be fitted", hint="The reasons are above")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mxbridge.errors import InputError, UnknownName, UsageError
-from mxbridge.formats.atomic import write_atomically
+from mxbridge.formats.atomic import make_folder, output_error, write_atomically
 from mxbridge.results import ImageRef
 from mxbridge.runs import Run, now
 from mxbridge.tasks.classifiers import (
@@ -73,7 +73,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Calibration:
-    """source: which scores were used, for people. newest: the run they come from, of several the last."""
+    """source: which scores were used, for people. newest: the run they come from, of several the last. workspace: the project
+    that keeps the thresholds, None where the images are files."""
 
     model: str
     source: str
@@ -81,6 +82,7 @@ class Calibration:
     refused: tuple[Refused, ...]
     notes: tuple[str, ...]
     newest: Run
+    workspace: Workspace | None
 
     def table(self) -> pd.DataFrame:
         """One row per fitted marker, then those that were refused."""
@@ -100,7 +102,7 @@ def calibrate(workspace: Workspace | None, options: CalibrateOptions, images: Se
     Raises UsageError, InputError (nothing to fit), SourceError, BrokenFile.
     """
     run = Run.load(options.run) if options.run is not None else None
-    workspace = workspace or (place_of(run) if run is not None else None)
+    workspace = workspace or (_place_of(run) if run is not None else None)
     project = workspace if isinstance(workspace, QuPathWorkspace) else None
     if project is None and run is None:
         raise UsageError("name the scores", hint="Give a project with --project, or a run with --run")
@@ -121,7 +123,7 @@ def calibrate(workspace: Workspace | None, options: CalibrateOptions, images: Se
         _check_classes(options, found, project, scored.images)
     known = project_thresholds(project) if project is not None else None
     stored = ThresholdsFile.read(known, missing=True) if known is not None else None
-    return _calibrated(scored, found, stored, options, told=bool(options.markers))
+    return _calibrated(scored, found, stored, options, workspace)
 
 
 def _check_classes(
@@ -137,7 +139,7 @@ def _check_classes(
                 raise UnknownName("class", ", ".join(names), sorted(there), where=project.address)
 
 
-def place_of(run: Run) -> Workspace | None:
+def _place_of(run: Run) -> Workspace | None:
     """The project of a run, None where it was made of image files."""
     return open_workspace(run.place) if run.address.endswith(".qpproj") else None
 
@@ -152,14 +154,38 @@ def _scored_by(run: Run, project: QuPathWorkspace | None, options: CalibrateOpti
     return scored
 
 
-def keep_thresholds(calibration: Calibration, workspace: Workspace | None, files: Sequence[Path] = ()) -> list[Path]:
+def keep(
+    calibration: Calibration, files: Sequence[Path] = (), reports: Sequence[Path] = (), *, classifiers: bool = False
+) -> tuple[list[Path], list[str]]:
+    """Write the new thresholds into the project and into ``files``, then the object classifiers, then the reports.
+
+    Whatever can be refused is refused before anything is written, and the thresholds come first: no report is worth them. The
+    files of thresholds come back, and what people should know. Raises UsageError, OutputError, BrokenFile where a file holds
+    something else.
+    """
+    for report in reports:
+        _check_report(report)
+    kept: list[Path] = []
+    notes: tuple[str, ...] = ()
+    if calibration.fitted:
+        kept = keep_thresholds(calibration, files)
+        if classifiers:
+            notes = renew_classifiers(calibration)
+    for report in reports:
+        keep_report(calibration, report)
+    return kept, list(notes)
+
+
+def keep_thresholds(calibration: Calibration, files: Sequence[Path] = ()) -> list[Path]:
     """Write the new thresholds into the project and into ``files``, beside those that are there; the files written.
 
     Raises OutputError, BrokenFile where a file holds something else.
     """
     written = []
+    workspace = calibration.workspace
     own = project_thresholds(workspace) if workspace is not None else None
     for path in files:
+        make_folder(path.parent)
         ThresholdsFile.read(path, missing=True)  # raises before anything is written
     if own is not None and isinstance(workspace, QuPathWorkspace):
         with workspace.locked(PUBLISHING_TAKES):
@@ -171,22 +197,35 @@ def keep_thresholds(calibration: Calibration, workspace: Workspace | None, files
     return written
 
 
-def keep_table(calibration: Calibration, path: Path) -> None:
+def keep_report(calibration: Calibration, path: Path) -> None:
     """Write the report as CSV. A file that is no such report is not replaced. Raises UsageError, OutputError."""
-    if path.exists():
-        with path.open("rb") as stream:
-            if not stream.read(4096).decode("utf-8", "replace").startswith(",".join(COLUMNS)):
-                raise UsageError(f"{path} is there already and is no report of calibrate", hint="Give another name")
+    _check_report(path)
     with write_atomically(path) as part:
         calibration.table().to_csv(part, index=False, encoding="utf-8", lineterminator="\n")
 
 
-def renew_classifiers(calibration: Calibration, workspace: Workspace) -> tuple[str, ...]:
+def _check_report(path: Path) -> None:
+    """Make the folder. Raises UsageError for a file that is no report, OutputError."""
+    make_folder(path.parent)
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as stream:
+            begins = stream.read(4096).decode("utf-8", "replace")
+    except OSError as error:
+        raise output_error(path, error) from error
+    if not begins.startswith(",".join(COLUMNS)):
+        raise UsageError(f"{path} is there already and is no report of calibrate", hint="Give another name")
+
+
+def renew_classifiers(calibration: Calibration) -> tuple[str, ...]:
     """Write the object classifiers of the newest run anew, with the new thresholds; what people should know of it.
 
     Markers that were not fitted keep the threshold their run used. Raises UsageError, OutputError.
     """
-    run, model = calibration.newest, calibration.model
+    run, model, workspace = calibration.newest, calibration.model, calibration.workspace
+    if workspace is None:
+        raise UsageError("object classifiers live in QuPath projects only")
     fitted = {one.marker: one.threshold for one in calibration.fitted}
     known = project_thresholds(workspace)
     stored = ThresholdsFile.read(known, missing=True).of(model, ScoringRule.of_run(run)) if known is not None else {}
@@ -217,13 +256,12 @@ def _calibrated(
     found: dict[str, ClassedCells],
     stored: ThresholdsFile | None,
     options: CalibrateOptions,
-    *,
-    told: bool,
+    workspace: Workspace | None,
 ) -> Calibration:
-    """Fit every marker of which anything is said. told: markers were named; then each of them is answered for."""
+    """Fit every marker of which anything is said; where markers were named, each of them is answered for."""
     fitted, refused, notes = [], [], []
     for marker, cells in found.items():
-        if not told and not (len(cells.scores) or cells.conflicts or cells.unscored):
+        if not options.markers and not (len(cells.scores) or cells.conflicts or cells.unscored):
             continue
         one = _fit(scored, marker, cells, stored, options.min_cells)
         if isinstance(one, Refused):
@@ -237,7 +275,7 @@ def _calibrated(
             hint="In QuPath give cells classes such as CD3 and CD3-, or name yours with --marker, --positive, --negative",
         )
     source = f"run {scored.tables.run_id}" if scored.tables else f"published scores ({scored.model})"
-    return Calibration(scored.model, source, tuple(fitted), tuple(refused), tuple(notes), scored.newest)
+    return Calibration(scored.model, source, tuple(fitted), tuple(refused), tuple(notes), scored.newest, workspace)
 
 
 def _fit(

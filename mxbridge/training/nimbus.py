@@ -22,7 +22,16 @@ from mxbridge.networks.residual_unet import ResidualUNet
 from mxbridge.training.data import QUANTILE, SimulatedPatches
 from mxbridge.training.frozen import recipe_hash, simulator_hash
 from mxbridge.training.judge import Judgement, judge
-from mxbridge.training.loop import Batch, Moment, Schedule, Trained, choose_device, save_weights, train
+from mxbridge.training.loop import (
+    Batch,
+    Moment,
+    Schedule,
+    Trained,
+    choose_device,
+    discard_checkpoint,
+    save_weights,
+    train,
+)
 from mxbridge.training.losses import cell_loss, pixel_loss
 from mxbridge.training.panels import demo_slide, scenarios
 from mxbridge.training.simulator import Tissue, simulate
@@ -60,17 +69,20 @@ def train_demo(
     batch: int = 16,
     device: str = "auto",
     checkpoint: Path | None = None,
+    restart: bool = False,
     progress: Callable[[Moment], None] = lambda _: None,
 ) -> ModelCard:
     """Train, judge on settings never trained on, write ``out`` (safetensors) and its card; the card comes back.
 
     seed: 0 to 8. The same seed, steps and sizes on the same kind of machine give the same weights. checkpoint: written at
-    each validation, gone on from where it exists, removed when the weights are there. Raises UsageError, OutputError, and
-    BrokenFile for a checkpoint that is none.
+    each validation, gone on from where it exists (restart: removed instead, once nothing is in the way of training), removed
+    when the weights are there. Raises UsageError, OutputError, and BrokenFile for a checkpoint that is none.
     """
     _check_options(seed, steps, width, depth, batch)
     choose_device(device)
     check_target(out, NAME, checkpoint)
+    if restart and checkpoint is not None:
+        discard_checkpoint(checkpoint)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ResidualUNet(width, depth)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 
-from mxbridge.formats import atomic
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 
 Call = Callable[..., tuple[int, str, str]]
@@ -210,21 +212,38 @@ def test_without_official_weights_the_ways_to_get_them(mxbridge: Call, project: 
     )
 
 
+class FullDisk(io.BufferedWriter):
+    """A file for which there was some room, and now is none."""
+
+    def write(self, data: Any) -> int:
+        super().write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("part", ["data.qpdata.mxbridge-part", "data.qpdata.mxbridge-backup."])
 def test_a_full_disk_leaves_everything_as_it_was(
-    mxbridge: Call, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    mxbridge: Call, project: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    before = (project.parent / "data/1/data.qpdata").read_bytes()
+    folder = project.parent / "data" / "1"
+    before, filled, opened = snapshot(folder), [], Path.open
 
-    def full(path: Path) -> None:
-        if "data.qpdata" in path.name:
-            raise OSError(28, "No space left on device")
+    def open_there(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if mode == "wb" and path.name.startswith(part):
+            filled.append(path)
+            return FullDisk(io.FileIO(path, mode))
+        return opened(path, mode, *more, **named)
 
-    monkeypatch.setattr(atomic, "fsync_file", full)
-    monkeypatch.setattr("mxbridge.formats.exchange.fsync_file", full, raising=False)
-    line = refuses(mxbridge, 7, "disk is full", command=("score", "--project", project, "--image", "1", *DEMO))
+    with monkeypatch.context() as full:
+        full.setattr(Path, "open", open_there)
+        line = refuses(mxbridge, 7, "disk is full", command=("score", "--project", project, "--image", "1", *DEMO))
     assert "mxbridge publish" in line
-    assert (project.parent / "data/1/data.qpdata").read_bytes() == before
-    assert not list(project.parent.rglob("data/**/*.mxbridge-part"))
+    assert {path.parent for path in filled} == {folder}
+    after = snapshot(folder)
+    assert after.pop("data.qpdata.mxbridge-backup", before["data.qpdata"]) == before["data.qpdata"]
+    assert after == before
+    (run,) = (project.parent / "mxbridge-runs").iterdir()
+    assert mxbridge("publish", run)[0] == 0
+    assert snapshot(folder)["data.qpdata"] != before["data.qpdata"]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write everywhere")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ import pandas as pd
 import pytest
 
 from mxbridge.cli.app import run
+from mxbridge.runs import Run
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, NewPathObject, NewROI
 
 Call = Callable[..., tuple[int, str, str]]
@@ -442,8 +445,45 @@ def test_a_report_never_replaces_something_else(mxbridge: Call, scored: Path, tm
     (tmp_path / "mine.json").write_text("{}")
     assert mxbridge("calibrate", "--project", scored, "--out", tmp_path / "mine.json")[0] == 6
     assert not (scored.parent / "mxbridge/thresholds.json").exists()
+    (tmp_path / "taken").touch()
+    code, _, err = mxbridge("calibrate", "--project", scored, "--out", tmp_path / "taken/report.csv")
+    assert (code, "taken" in err) == (7, True)
+    (tmp_path / "folder.csv").mkdir()
+    code, _, err = mxbridge("calibrate", "--project", scored, "--out", tmp_path / "folder.csv")
+    assert (code, "folder.csv" in err) == (7, True)
+    assert not (scored.parent / "mxbridge/thresholds.json").exists()
     for _ in range(2):
-        answer(mxbridge, "--project", scored, "--out", tmp_path / "report.csv")
+        answer(mxbridge, "--project", scored, "--out", tmp_path / "new folder/report.csv")
+    assert (tmp_path / "new folder/report.csv").is_file()
+
+
+def test_a_report_that_fails_loses_no_thresholds(
+    mxbridge: Call, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_by_score(scored, a_cut(scored))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    code, _, err = mxbridge("calibrate", "--project", scored, "--out", tmp_path / "a.csv", "--out", tmp_path / "a.json")
+    assert (code, "a.csv: the disk is full" in err) == (7, True)
+    for path in (scored.parent / "mxbridge/thresholds.json", tmp_path / "a.json"):
+        assert [one["marker"] for one in json.loads(path.read_text("utf-8"))["thresholds"]] == ["CD3"]
+
+
+def test_the_project_of_a_run_is_opened_once(mxbridge: Call, scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_by_score(scored, a_cut(scored))
+    loaded, load = [], Run.load
+
+    def listen(path: Path) -> Run:
+        loaded.append(path)
+        return load(path)
+
+    monkeypatch.setattr(Run, "load", listen)
+    assert answer(mxbridge, "--run", the_run(scored))["fitted"]
+    assert loaded == [the_run(scored)]
+    assert (scored.parent / "mxbridge/thresholds.json").is_file()
 
 
 def test_broken_thresholds_stop_a_run_before_it_begins(mxbridge: Call, scored: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -156,10 +157,13 @@ def says_nothing(name: str, data: bytes) -> bool:
     return name.endswith(".zattrs") and json.loads(data) == {}
 
 
-def drawn(data: bytes) -> bytes:
-    """The pixels of an OME-TIFF: each has an identifier of its own."""
+def drawn(data: bytes) -> tuple[str, bytes]:
+    """What an OME-TIFF says of itself, without the identifier that each has of its own, and the pixels of all its levels."""
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        return b"".join(page.asarray().tobytes() for series in tiff.series for page in series.pages)
+        said, named = re.subn(r'UUID="urn:uuid:[0-9a-f-]{36}"', "", tiff.ome_metadata or "")
+        assert named == 1, said
+        pages = [p for series in tiff.series for level in series.levels for p in level.pages]
+        return said, b"".join(page.asarray().tobytes() for page in pages)
 
 
 def kept(folder: Path) -> dict[str, bytes]:

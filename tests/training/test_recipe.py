@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -100,3 +101,20 @@ def test_a_checkpoint_that_is_none_is_left_alone(tmp_path):
     with pytest.raises(BrokenFile, match="thesis"):
         nimbus.train_demo(tmp_path / "a.safetensors", **TOY, checkpoint=tmp_path / "thesis.docx")
     assert (tmp_path / "thesis.docx").read_bytes() == b"PK"
+
+
+def test_starting_anew_spares_the_checkpoint_until_nothing_is_in_the_way(tmp_path):
+    kept, other = tmp_path / "kept", json.dumps({"schedule": {}})
+    torch.save({"identity": other}, kept)
+    before = kept.read_bytes()
+    (tmp_path / "a.json").write_text("my notes")
+    with pytest.raises(OutputError, match=r"a\.json"):
+        nimbus.train_demo(tmp_path / "a.safetensors", **TOY, checkpoint=kept, restart=True)
+    for wrong in ({"seed": 9}, {"device": "abacus"}):
+        with pytest.raises(UsageError):
+            nimbus.train_demo(tmp_path / "b.safetensors", **(TOY | wrong), checkpoint=kept, restart=True)
+    assert kept.read_bytes() == before
+    with pytest.raises(UsageError, match="another"):
+        nimbus.train_demo(tmp_path / "b.safetensors", **TOY, checkpoint=kept)
+    assert nimbus.train_demo(tmp_path / "b.safetensors", **TOY, checkpoint=kept, restart=True).steps == 2
+    assert not kept.exists()

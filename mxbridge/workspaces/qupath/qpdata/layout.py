@@ -18,7 +18,7 @@ from mxbridge.workspaces.qupath.javastream import (
 from mxbridge.workspaces.qupath.qpdata import descriptors as d
 from mxbridge.workspaces.qupath.qpdata.path_objects import KINDS, OBJECT_ID, is_uuid
 
-MEASUREMENTS, LOCKED, PATH_CLASS, REGION, NUCLEUS = 3, 5, 6, 7, 9
+MEASUREMENTS, LOCKED, PATH_CLASS = 3, 5, 6
 """Annotations of a packed object; always these, as it has metadata and no children."""
 
 _NO_CHILDREN = b"\0\0\0\0"
