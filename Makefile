@@ -35,7 +35,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,slides,h5ad]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,slides,h5ad,train]"
 	touch $(READY)
 
 clean:

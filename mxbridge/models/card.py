@@ -18,8 +18,18 @@ from mxbridge.errors import ModelError
 CARD_FORMAT = "mxbridge model card 1"
 """Value of the key ``format``; without it a JSON file is something else."""
 
-CARD_LIMIT = 1_000_000
+CARD_LIMIT = 4_000_000
 """Bytes; a longer JSON file is no card."""
+
+_KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(
+        ("name", "system", "description", "training_data", "settings_hash", "licence", "sha256", "dtype", "split"),
+        (str, "text"),
+    ),
+    **dict.fromkeys(("seed", "steps"), (int, "a whole number")),
+    **dict.fromkeys(("scaling", "linear_start", "validation", "metrics"), (dict, "a table")),
+    "any_marker": (bool, "true or false"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,14 @@ class ModelCard:
     name: prefix of the measurements, as in ``Nimbus: CD3``; printable, without a colon.
     system: entry point in the group ``mxbridge.models`` that loads the file.
     um_per_px: side in µm of a pixel as the network sees it.
-    channels: what the network's input planes are.
+    channels: what the network's input planes are; for imputation the markers, in their order.
+    outputs: markers that the network predicts (imputation), in order.
+    any_marker: every marker is input and output, a second set of planes says which are there.
+    scaling: per marker how stored numbers become 0..1 (:class:`~mxbridge.models.scaling.Scaling`), as plain tables.
+    linear_start: what :class:`~mxbridge.models.linear_start.LinearStart` keeps, of models that correct a regression.
+    dtype: of the training images' pixels, ``uint8``, ``uint16``, ``float32``.
+    split: one line on what was held back to choose the weights by.
+    validation: what was seen there: errors, agreement, spread, channel means.
     normalization_quantile: foreground quantile by which a marker is divided.
     training_data: one line on what it was trained with; ``settings_hash``, ``seed`` and ``steps`` make it repeatable.
     metrics: figures of its own evaluation, by name.
@@ -40,6 +57,13 @@ class ModelCard:
     system: str = "nimbus"
     um_per_px: float = 1.0
     channels: tuple[str, ...] = ("marker", "binary cell mask")
+    outputs: tuple[str, ...] = ()
+    any_marker: bool = False
+    scaling: dict[str, Any] = field(default_factory=dict)
+    linear_start: dict[str, Any] = field(default_factory=dict)
+    dtype: str = ""
+    split: str = ""
+    validation: dict[str, Any] = field(default_factory=dict)
     normalization_quantile: float = 0.999
     description: str = ""
     training_data: str = ""
@@ -57,9 +81,9 @@ class ModelCard:
     def from_mapping(cls, values: Mapping[str, Any], where: str) -> ModelCard:
         """From parsed JSON; unknown keys are ignored. Raises ModelError naming the key that makes no sense."""
         known = {f.name: values[f.name] for f in fields(cls) if values.get(f.name) is not None}
-        for key in ("name", "system", "description", "training_data", "settings_hash", "licence", "sha256"):
-            if not isinstance(known.get(key, ""), str):
-                raise ModelError(f"{where}: {key} of the model card is not text")
+        for key, (kind, what) in _KINDS.items():
+            if not isinstance(known.get(key, kind()), kind):
+                raise ModelError(f"{where}: {key} of the model card is not {what}")
         name = known.get("name", cls.name)
         if not (0 < len(name) <= 60 and name.isprintable() and ":" not in name and name == name.strip()):
             raise ModelError(f"{where}: {name[:60]!r} cannot be the name of measurements")
@@ -69,15 +93,11 @@ class ModelCard:
                 raise ModelError(f"{where}: {key} of the model card is {value!r}, expected {low:g} < value <= {high:g}")
             if key in known:
                 known[key] = float(value)
-        for key in ("seed", "steps"):
-            if key in known and not isinstance(known[key], int):
-                raise ModelError(f"{where}: {key} of the model card is not a whole number")
-        if not isinstance(known.get("metrics", {}), dict):
-            raise ModelError(f"{where}: metrics of the model card are not a table")
-        if "channels" in known:
-            if not isinstance(known["channels"], list) or not all(isinstance(c, str) for c in known["channels"]):
-                raise ModelError(f"{where}: channels of the model card are not a list of names")
-            known["channels"] = tuple(known["channels"])
+        for key in ("channels", "outputs"):
+            if key in known:
+                if not isinstance(known[key], list) or not all(isinstance(c, str) for c in known[key]):
+                    raise ModelError(f"{where}: {key} of the model card is not a list of names")
+                known[key] = tuple(known[key])
         return cls(**known)
 
 

@@ -239,7 +239,7 @@ def open_model(model: ModelFile) -> Any:
         known = ", ".join(sorted(e.name for e in entry_points(group="mxbridge.models")))
         raise ModelError(f"{model.path}: no system {model.card.system!r} is installed", hint=f"There is: {known}")
     load = next(iter(systems)).load()
-    return load(model.path, name=model.name, um_per_px=model.um_per_px)
+    return load(model.path, replace(model.card, name=model.name))
 
 
 def sha256_of(path: Path) -> str:

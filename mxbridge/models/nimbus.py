@@ -6,11 +6,8 @@ Methods 2025. Here the whole slide gives what one forward pass over it would giv
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mxbridge.cells import Cells
 from mxbridge.errors import ModelError
 from mxbridge.image import Box, LocalImage
+from mxbridge.models.card import ModelCard
 from mxbridge.models.nimbus_input import inner_mask, tile_input, tile_mask
+from mxbridge.models.weights_files import read_weights
 from mxbridge.networks.fused_unet import FusedUNet
 from mxbridge.networks.residual_unet import ResidualUNet
 from mxbridge.stream.ahead import read_ahead
@@ -41,7 +39,6 @@ ALGORITHM = 2
 """Goes up when scores change for the same input; part of every fingerprint."""
 VIEWS: dict[str, Views] = {"none": (IDENTITY,), "six": SIX_VIEWS}
 RECORDS_NAME = "scores.records"
-LARGEST_WEIGHTS = 4 * 1024**3
 
 
 @dataclass(frozen=True)
@@ -346,56 +343,9 @@ def load(path: str | Path, *, name: str = "Nimbus", um_per_px: float = 1.0) -> N
     return Nimbus(name, um_per_px, digest, FusedUNet(network))
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Tensors by key and the file's sha256. Raises ModelError for what is no file of tensors; never runs what is inside."""
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file of weights", hint="List what there is with: mxbridge models list")
-    try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise ModelError(f"{path}: holds no plain set of named tensors", hint="Save model.state_dict(), not the model")
-    return {str(key): value for key, value in weights.items()}, digest
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path, device="cpu")
-    except SafetensorError as error:
-        raise ModelError(f"{path}: not a safetensors file ({error})") from error
-
-
-def _read_torch(path: Path) -> Any:
-    import pickle
-
-    archive = zipfile.is_zipfile(path)
-    try:
-        if archive:
-            with zipfile.ZipFile(path) as entries:
-                if sum(entry.file_size for entry in entries.infolist()) > LARGEST_WEIGHTS:
-                    raise ModelError(f"{path}: would unpack to more than {LARGEST_WEIGHTS >> 30} GiB")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        with path.open("rb") as stream:
-            pickled = archive or stream.read(1) == pickle.PROTO
-        if not pickled:
-            raise ModelError(
-                f"{path}: not a file of weights", hint="It may be truncated; fetch or copy it again"
-            ) from error
-        raise ModelError(
-            f"{path}: refused, because it holds more than tensors and loading it could run code",
-            hint="Save model.state_dict() or a .safetensors file",
-        ) from error
-    except (RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path}: not a file of weights ({str(error)[:120]})") from error
+def from_card(path: Path, card: ModelCard) -> Nimbus:
+    """Load weights as their card says; the entry point of this system. Raises ModelError."""
+    return load(path, name=card.name, um_per_px=card.um_per_px)
 
 
 def check_factors(channels: Sequence[int], factors: Sequence[float]) -> None:
