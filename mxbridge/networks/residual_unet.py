@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mxbridge.networks.state_dicts import load_strictly, strip_wrappers
+
 Padding = Literal["reflect", "valid"]
-WRAPPER_PREFIXES = ("_orig_mod.", "module.")
-"""Prefixes that torch.compile and DataParallel put in front of every key."""
 MAX_DEPTH = 8
 
 
@@ -107,20 +107,7 @@ class ResidualUNet(nn.Module):
         width, depth, in_channels, out_channels = _read_layout(weights)
         with torch.device("meta"):  # nothing is allocated for weights that turn out not to fit
             network = cls(width, depth, in_channels, out_channels, padding)
-        expected = network.state_dict()
-        _compare(expected, weights)
-        loaded = {}
-        for key, template in expected.items():
-            if key.endswith("num_batches_tracked"):  # has no effect on the output, and some files leave it out
-                loaded[key] = torch.zeros((), dtype=template.dtype)
-                continue
-            loaded[key] = weights[key].detach().to("cpu", torch.float32).contiguous()
-            if not all(
-                torch.isfinite(end) for end in torch.aminmax(loaded[key])
-            ):  # either end is NaN where any value is
-                raise ValueError(f"{key} holds values that are not finite")
-        network.load_state_dict(loaded, assign=True)
-        return network.eval()
+        return load_strictly(network, weights, "residual U-Net")
 
 
 class ResidualBlock(nn.Module):
@@ -170,16 +157,6 @@ def centre_crop(x: Tensor, like: Tensor) -> Tensor:
     return x[..., top : top + height, left : left + width]
 
 
-def strip_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys without the prefixes that compiled or parallel models save."""
-    out = {}
-    for key, value in weights.items():
-        while key.startswith(WRAPPER_PREFIXES):
-            key = key.split(".", 1)[1]
-        out[key] = value
-    return out
-
-
 def _read_layout(weights: Mapping[str, Tensor]) -> tuple[int, int, int, int]:
     """Width, depth, input and output channels. Raises ValueError."""
     levels = {k.split(".")[1] for k in weights if k.startswith("contracting_layers.") and k.count(".") >= 2}
@@ -190,20 +167,3 @@ def _read_layout(weights: Mapping[str, Tensor]) -> tuple[int, int, int, int]:
         known = ", ".join(list(weights)[:3]) or "none"
         raise ValueError(f"these are not the weights of a residual U-Net (their first keys: {known})")
     return int(first.shape[0]), depth, int(first.shape[1]), int(final.shape[0])
-
-
-def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError that names the first key that is missing, too many or of another shape."""
-    missing = [k for k in expected if k not in weights and not k.endswith("num_batches_tracked")]
-    extra = [k for k in weights if k not in expected]
-    if missing or extra:
-        what = f"lacks {missing[0]}" if missing else f"has {extra[0]} on top"
-        more = len(missing) + len(extra) - 1
-        raise ValueError(f"not a residual U-Net: it {what}" + (f" and {more} more keys differ" if more else ""))
-    for key, template in expected.items():
-        if key in weights and weights[key].shape != template.shape:
-            raise ValueError(
-                f"not a residual U-Net: {key} is {tuple(weights[key].shape)}, expected {tuple(template.shape)}"
-            )
-        if key in weights and not (weights[key].is_floating_point() or key.endswith("num_batches_tracked")):
-            raise ValueError(f"{key} holds {weights[key].dtype}, not floating point numbers")
