@@ -2,6 +2,8 @@
 
 The layout is that of a widely used U-Net for brain images: four poolings, two 3x3 convolutions with batch norm per level,
 transposed 2x2 convolutions up, skips stacked behind what comes up, a sigmoid at the end.
+
+Source: Shaban et al., "Deep Learning Model Imputes Missing Stains in Multiplex Images" (bioRxiv); layout and key names only.
 """
 
 from __future__ import annotations
