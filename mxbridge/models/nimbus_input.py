@@ -15,7 +15,7 @@ from torch import Tensor
 from mxbridge.image import Box
 from mxbridge.stream.grid import round_up
 from mxbridge.stream.reader import TileData, TileReader
-from mxbridge.stream.resample import Field, Taps, at_least_half, reflect_index, resample
+from mxbridge.stream.resample import Field, Taps, at_least_half, pad_by_reflection, resample
 
 
 def inner_mask(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -50,15 +50,6 @@ def mask_channel(inner: NDArray[np.bool_], rows: Taps, columns: Taps, device: to
     """The eroded mask ``(y, x)``, whose first pixel is ``rows.start, columns.start`` -> binary float32 at model scale."""
     cover = torch.from_numpy(np.ascontiguousarray(inner)).to(device)
     return at_least_half(resample(cover, rows, columns))
-
-
-def pad_by_reflection(image: Tensor, seen: Box, outer: Box, shape: tuple[int, int]) -> Tensor:
-    """``(..., y, x)`` of ``seen`` -> of ``outer``: mirrored beyond the right and bottom border of an image of ``shape``."""
-    if seen == outer:
-        return image
-    rows = torch.from_numpy(reflect_index(outer.y0, outer.y1, shape[0]) - seen.y0).to(image.device)
-    columns = torch.from_numpy(reflect_index(outer.x0, outer.x1, shape[1]) - seen.x0).to(image.device)
-    return image.index_select(-2, rows).index_select(-1, columns)
 
 
 def tile_mask(data: TileData, inner: NDArray[np.bool_], reader: TileReader, device: torch.device) -> Tensor:

@@ -33,7 +33,7 @@ class Grid:
     """Tiles of an image, row by row; every pixel lies in exactly one core.
 
     shape: (y, x) of the image. stride, halo: of the network; halo is a multiple of stride.
-    core: side of a core, a multiple of stride. minimum: smallest side the network accepts.
+    core: side of a core, a multiple of stride. minimum: smallest side of the padded image.
     """
 
     shape: tuple[int, int]
@@ -104,8 +104,6 @@ class Grid:
         first = position * self.core
         last = min(first + self.core, length)
         outer_last = min(round_up(last, self.stride) + self.halo, self._padded(length))
-        if last == length:
-            outer_last = self._padded(length)
         return first, last, max(0, first - self.halo), outer_last
 
 

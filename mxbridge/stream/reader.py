@@ -27,6 +27,7 @@ class TileData:
     rows, columns: the way from there to the model's pixels of ``seen``.
     seen: the part of the outer box that lies in the image, in model pixels.
     labels: int32 ``(y, x)`` of ``label_box``, full-resolution pixels: 0 or cell index + 1; one pixel beyond what is seen.
+    Empty where no cells were asked for.
     owned: the full-resolution pixels that this tile measures.
     """
 
@@ -51,36 +52,18 @@ class TileData:
         return self.labels[self.owned.y0 - y : self.owned.y1 - y, self.owned.x0 - x : self.owned.x1 - x]
 
 
-class TileReader:
-    """Reads the tiles of one image for a model's grid.
+class LevelReader:
+    """Reads the stored pixels behind model pixels.
 
     level: the coarsest pyramid level whose pixels are no larger than the model's (0 where none is).
     """
 
-    def __init__(self, image: LocalImage, cells: Cells, channels: Sequence[int], field: Field, grid: Grid) -> None:
-        self.image, self.cells, self.channels, self.field, self.grid = image, cells, list(channels), field, grid
+    def __init__(self, image: LocalImage, channels: Sequence[int], field: Field) -> None:
+        self.image, self.channels, self.field = image, list(channels), field
         self.level = best_level(image, field)
         shape = image.levels[self.level].shape
         self.level_shape = int(shape[1]), int(shape[2])
         self.step = level_step(image.shape[0], self.level_shape[0]), level_step(image.shape[1], self.level_shape[1])
-
-    def wanted(self, tile: Tile) -> bool:
-        """Whether a cell may have pixels in the core: one look at the index, no pixels."""
-        owned = self.field.owned(tile.core)
-        return 0 not in owned.shape and self.cells.any_in(owned)
-
-    def read(self, tile: Tile, *, empty_too: bool = False) -> TileData | None:
-        """Read one tile; None, and no pixels read, if its core holds no cell (unless ``empty_too``). Raises InputError."""
-        seen = tile.outer.clip(self.field.shape)
-        owned = self.field.owned(tile.core)
-        label_box = self.label_box(seen, owned)
-        labels = self.cells.raster(label_box)
-        y, x = label_box.y0, label_box.x0
-        if not empty_too and not labels[owned.y0 - y : owned.y1 - y, owned.x0 - x : owned.x1 - x].any():
-            return None
-        rows, columns = self.level_taps(seen)
-        level_box = Box(rows.start, columns.start, rows.stop, columns.stop)
-        return TileData(tile, seen, owned, labels, label_box, level_box, rows, columns, self.pixels(level_box))
 
     def pixels(self, box: Box) -> NDArray[Any]:
         """Stored numbers ``(channels, y, x)`` of ``box`` at the level read, in native byte order. Raises InputError."""
@@ -100,6 +83,34 @@ class TileReader:
             self.field.y.taps(seen.y0, seen.y1, self.level_shape[0], self.step[0]),
             self.field.x.taps(seen.x0, seen.x1, self.level_shape[1], self.step[1]),
         )
+
+
+class TileReader(LevelReader):
+    """Reads the tiles of one image for a model's grid, with the labels of its cells where there are any."""
+
+    def __init__(
+        self, image: LocalImage, cells: Cells | None, channels: Sequence[int], field: Field, grid: Grid
+    ) -> None:
+        super().__init__(image, channels, field)
+        self.cells, self.grid = cells, grid
+
+    def wanted(self, tile: Tile) -> bool:
+        """Whether a cell may have pixels in the core: one look at the index, no pixels."""
+        owned = self.field.owned(tile.core)
+        return self.cells is not None and 0 not in owned.shape and self.cells.any_in(owned)
+
+    def read(self, tile: Tile, *, empty_too: bool = False) -> TileData | None:
+        """Read one tile; None, and no pixels read, if its core holds no cell (unless ``empty_too``). Raises InputError."""
+        seen = tile.outer.clip(self.field.shape)
+        owned = self.field.owned(tile.core)
+        label_box = self.label_box(seen, owned)
+        labels = np.zeros((0, 0), np.int32) if self.cells is None else self.cells.raster(label_box)
+        y, x = label_box.y0, label_box.x0
+        if not empty_too and not labels[owned.y0 - y : owned.y1 - y, owned.x0 - x : owned.x1 - x].any():
+            return None
+        rows, columns = self.level_taps(seen)
+        level_box = Box(rows.start, columns.start, rows.stop, columns.stop)
+        return TileData(tile, seen, owned, labels, label_box, level_box, rows, columns, self.pixels(level_box))
 
     def label_taps(self, seen: Box) -> tuple[Taps, Taps]:
         """From full-resolution pixels to model pixels."""
@@ -143,7 +154,8 @@ class TileReader:
         pixels = self.grid.core + 2 * self.grid.halo
         source = self.image.levels[self.level].dtype.itemsize * len(self.channels)
         per_model_pixel = source / _per_pixel(self.field, self.step)
-        per_model_pixel += LABEL_BYTES / _per_pixel(self.field, (1.0, 1.0))
+        if self.cells is not None:
+            per_model_pixel += LABEL_BYTES / _per_pixel(self.field, (1.0, 1.0))
         return int(min(2 * workers, max(1, queue_bytes // max(1.0, pixels**2 * per_model_pixel))))
 
 

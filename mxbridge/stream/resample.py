@@ -126,6 +126,15 @@ def reflect_index(first: int, last: int, size: int) -> NDArray[np.int64]:
     return np.minimum(place, period - place)
 
 
+def pad_by_reflection(image: Tensor, seen: Box, outer: Box, shape: tuple[int, int]) -> Tensor:
+    """``(..., y, x)`` of ``seen`` -> of ``outer``: mirrored beyond the right and bottom border of an image of ``shape``."""
+    if seen == outer:
+        return image
+    rows = torch.from_numpy(reflect_index(outer.y0, outer.y1, shape[0]) - seen.y0).to(image.device)
+    columns = torch.from_numpy(reflect_index(outer.x0, outer.x1, shape[1]) - seen.x0).to(image.device)
+    return image.index_select(-2, rows).index_select(-1, columns)
+
+
 def level_step(full: int, reduced: int) -> float:
     """Full-resolution pixels per pixel of a pyramid level; levels made by an integer factor get exactly that."""
     factor = max(1, round(full / reduced))

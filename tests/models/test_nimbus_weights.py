@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from mxbridge.errors import ModelError
-from mxbridge.models import nimbus
+from mxbridge.models import weights_files
 from mxbridge.models.nimbus import load
 from mxbridge.networks.residual_unet import ResidualUNet
 
@@ -73,7 +73,7 @@ def test_weights_that_are_none_are_one_line(
 
 
 def test_weights_that_unpack_to_very_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nimbus, "LARGEST_WEIGHTS", 1 << 20)
+    monkeypatch.setattr(weights_files, "LARGEST_WEIGHTS", 1 << 20)
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * (1 << 21))
     with pytest.raises(ModelError, match="unpack"):

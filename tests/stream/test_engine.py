@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -43,12 +45,40 @@ def test_views_are_distinct_and_turn_back(view: View) -> None:
     assert same == [view]
 
 
+@pytest.mark.parametrize("view", [*SIX_VIEWS, View("both", 3, (-2,))])
+def test_views_know_where_a_part_goes(view: View) -> None:
+    image, part = torch.arange(35.0).reshape(5, 7), Box(1, 2, 3, 6)
+    to = view.box(part, (5, 7))
+    found = view.invert(view.apply(image)[to.y0 : to.y1, to.x0 : to.x1])
+    assert torch.equal(found, image[part.y0 : part.y1, part.x0 : part.x1])
+
+
 def test_views_turn_as_numpy_does() -> None:
     image = torch.arange(12.0).reshape(3, 4)
     for turns, view in enumerate(SIX_VIEWS[:4]):
         np.testing.assert_array_equal(view.apply(image), np.rot90(image.numpy(), turns))
     np.testing.assert_array_equal(SIX_VIEWS[4].apply(image), image.numpy()[::-1])
     np.testing.assert_array_equal(SIX_VIEWS[5].apply(image), image.numpy()[:, ::-1])
+
+
+class OfParts(Small):
+    """A network that computes only the wanted part of its output."""
+
+    takes_core = True
+
+    def forward(self, x: torch.Tensor, core: tuple[int, int, int, int]) -> torch.Tensor:
+        return super().forward(x)[..., core[0] : core[2], core[1] : core[3]]
+
+
+def test_networks_that_can_are_told_the_wanted_part(network: Small) -> None:
+    parts, engine = OfParts(2, 2).eval(), Engine(device="cpu")
+    parts.load_state_dict(network.state_dict())
+    inputs, core = torch.rand(2, 2, 24, 36), Box(8, 10, 20, 29)
+    expected = engine.predict(network, inputs, core, SIX_VIEWS)
+    torch.testing.assert_close(engine.predict(parts, inputs, core, SIX_VIEWS), expected, atol=1e-6, rtol=0)
+    parts.room = 500  # and where the memory ends
+    torch.testing.assert_close(engine.predict(parts, inputs, core, SIX_VIEWS), expected, atol=1e-5, rtol=0)
+    assert engine.steps_back
 
 
 @given(st.integers(60, 3_000), st.integers(1, 5), st.booleans())
@@ -139,6 +169,15 @@ def test_tiles_fit_the_network() -> None:
     assert engine.default_tile(narrow, full_pixels=100.0) <= 416  # 10 label pixels a side under each model pixel
     assert 512 <= engine.default_tile(published) < engine.default_tile(narrow) <= 1024
     assert Engine(device="cpu", tile=512).grid(published, (5000, 5000)).core == 320
+    known = {"width": 32, "stride": 16, "halo": 96, "minimum": 16, "takes_core": True}
+    maxim, many = SimpleNamespace(**known, in_channels=6), SimpleNamespace(**known, in_channels=80)
+    assert engine.default_tile(maxim) == 1536
+    assert engine.default_tile(many) <= 992  # its inputs are the largest of its layers
+    assert engine.grid(maxim, (100, 100), padded=1000).padded == (1008, 1008)
+    assert [len(engine.grid(maxim, shape)) for shape in ((1396, 1860), (896, 3392), (1760, 1760))] == [1, 1, 4]
+    assert engine.grid(maxim, (1396, 1860), padded=2048)[0].outer == (0, 0, 1504, 1968)
+    assert len(Engine(device="cpu", tile=1536).grid(maxim, (1396, 1860))) == 4
+    assert len(engine.grid(published, (1100, 1100))) > 1  # it would hold whole layers of it
     with pytest.raises(UsageError, match="--tile 208 or more"):
         Engine(device="cpu", tile=207).grid(published, (100, 100))
 

@@ -62,3 +62,13 @@ def test_nonsense_is_refused() -> None:
     for arguments in [((0, 5), 4, 8, 8), ((5, 5), 4, 7, 8), ((5, 5), 4, 8, 6), ((5, 5), 4, 8, 0)]:
         with pytest.raises(ValueError, match="no grid"):
             Grid(*arguments)
+
+
+def test_padding_that_no_pixel_sees_is_left_out() -> None:
+    """An image padded far beyond itself, whole or in tiles: cores inside it, and no more around them than the halo."""
+    whole = Grid.of_tiles((64, 90), stride=16, halo=96, tile=4096, minimum=2048)
+    assert whole.padded == (2048, 2048)
+    assert [tile.outer for tile in whole] == [(0, 0, 160, 192)]
+    cut = Grid.of_tiles((64, 90), stride=16, halo=96, tile=256, minimum=2048)
+    assert [tile.core for tile in cut] == [(0, 0, 64, 64), (0, 64, 64, 90)]
+    assert [tile.outer for tile in cut] == [(0, 0, 160, 160), (0, 0, 160, 192)]

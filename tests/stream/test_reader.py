@@ -127,6 +127,19 @@ def test_tiles_carry_stored_numbers_of_the_wanted_channels() -> None:
     assert reader.read(grid[0], empty_too=True) is not None
 
 
+def test_without_cells_every_tile_is_read_and_no_label_made() -> None:
+    raw = np.random.default_rng(0).integers(0, 255, (1, 40, 52)).astype(np.uint8)
+    picture = image(raw)
+    field = Field.of(picture.shape, (1.0, 1.0), 1.0)
+    grid = Grid(field.shape, 4, 4, 8)
+    reader, with_cells = (TileReader(picture, c, [0], field, grid) for c in (None, cells(np.ones((40, 52), np.int32))))
+    assert not any(reader.wanted(tile) for tile in grid)
+    data = reader.read(grid[5], empty_too=True)
+    assert data.labels.size == 0
+    np.testing.assert_array_equal(data.raw, with_cells.read(grid[5]).raw)
+    assert reader.ahead(64, 10_000) > with_cells.ahead(64, 10_000)
+
+
 @given(st.sampled_from([0.5, 0.325, 0.26, 1.0]), st.integers(1, 3))
 @settings(deadline=None, max_examples=20)
 def test_each_stored_pixel_is_answered_for_once(um: float, reduction: int) -> None:
