@@ -1,0 +1,55 @@
+"""The picture of an attribution run: shares of the inputs per target, and how the maps of inputs go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mxbridge.errors import UsageError
+from mxbridge.formats.atomic import write_atomically
+
+BAR, DOT = "#9ebcda", "#4d4d4d"
+
+
+def draw_importance(table: pd.DataFrame, pairs: pd.DataFrame, path: Path) -> None:
+    """table, pairs: as :class:`~mxbridge.tasks.importance.ImportanceTask` makes them. One row of two panels per target.
+
+    Raises UsageError where matplotlib is not installed, OutputError.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError(
+            "plots need matplotlib, which is not installed", hint="pip install 'mxbridge[train]'"
+        ) from error
+    targets = list(dict.fromkeys(zip(table["target"], table["model"], strict=True)))
+    figure = Figure(figsize=(9.0, 3.4 * max(1, len(targets))), layout="constrained")
+    axes = figure.subplots(max(1, len(targets)), 2, squeeze=False)
+    for (bars, heat), (target, model) in zip(axes, targets, strict=False):
+        own = table[(table["target"] == target) & (table["model"] == model)]
+        inputs = list(dict.fromkeys(own["input"]))
+        shares = [own.loc[own["input"] == m, "absolute_percent"].dropna().to_numpy() for m in inputs]
+        order = np.argsort([-s.mean() if s.size else 0.0 for s in shares], kind="stable")
+        for place, k in enumerate(order):
+            bars.barh(place, shares[k].mean() if shares[k].size else 0.0, color=BAR)
+            bars.plot(shares[k], np.full(shares[k].size, place), ".", color=DOT, markersize=4)
+        bars.set_yticks(range(len(inputs)), [inputs[k] for k in order])
+        bars.invert_yaxis()
+        bars.set_xlabel("% of absolute attribution (dots: images)")
+        bars.set_title(f"{target} ({model})")
+        chosen = pairs[(pairs["target"] == target) & (pairs["model"] == model)]
+        grid = np.full((len(inputs), len(inputs)), np.nan)
+        for first, second, value in zip(chosen["first"], chosen["second"], chosen["correlation"], strict=True):
+            i, j = inputs.index(first), inputs.index(second)
+            grid[i, j] = grid[j, i] = value
+        shown = heat.imshow(grid, vmin=-1, vmax=1, cmap="PuOr_r")
+        heat.set_xticks(range(len(inputs)), inputs, rotation=90)
+        heat.set_yticks(range(len(inputs)), inputs)
+        heat.set_title("correlation of maps")
+        figure.colorbar(shown, ax=heat, shrink=0.8)
+    FigureCanvasAgg(figure)
+    with write_atomically(path) as part:
+        figure.savefig(part, format="png", dpi=110)
