@@ -31,7 +31,7 @@ from mxbridge.formats.atomic import PART_SUFFIX, make_folder, output_error, writ
 
 Status = Literal["waiting", "computed", "published", "failed"]
 
-RECORD = "run.json"
+RECORD, IMAGES = "run.json", "images"
 RUNS = "mxbridge-runs"
 """Folder of run folders, beside a project or in the current folder."""
 
@@ -154,8 +154,23 @@ class Run:
             text = json.dumps(document, indent=1, ensure_ascii=False, default=str)
             part.write_text(text, encoding="utf-8", errors="backslashreplace")  # undecodable file names stay valid JSON
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Names of what the run made beside its record and the images' folders: tables, pictures."""
+        kept = self.details.get("made")
+        names = kept if isinstance(kept, list) else []
+        return (*_MADE_EARLY, *(n for n in names if isinstance(n, str) and _PLAIN_NAME.fullmatch(n) and n != IMAGES))
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Remember what comes into the folder while the block lasts, so that a restart removes it, and nothing else."""
+        before = {p.name for p in self.path.iterdir()}
+        yield
+        new = {p.name for p in self.path.iterdir()} - before
+        self.details["made"] = sorted(new.union(self.details.get("made", [])))
+
     def folder_of(self, image: ImageRecord) -> Path:
-        return self.path / "images" / image.folder
+        return self.path / IMAGES / image.folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -285,8 +300,9 @@ def _clear(run: Run) -> None:
         for image in run.images:
             if run.folder_of(image).exists():
                 shutil.rmtree(run.folder_of(image))
-        for name in ("normalization.json", "cells.parquet", "cells.csv", "cells.h5ad", RECORD):
-            (run.path / name).unlink(missing_ok=True)
+        for made in (run.path / name for name in run.made):
+            shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
+        (run.path / RECORD).unlink(missing_ok=True)
     except OSError as error:
         raise output_error(run.path, error) from error
 
@@ -322,6 +338,10 @@ def cpu_seconds() -> float:
 
 
 T = TypeVar("T")
+_MADE_EARLY = ("normalization.json", "cells.parquet", "cells.csv", "cells.h5ad")
+"""Of runs that were made before runs kept a list."""
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][^/\\:]{0,120}")
 _PLAIN_FOLDER = re.compile(r"\d{4}-[A-Za-z0-9_-]{0,40}")
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("run_id", "task", "address", "request", "started", "id", "name", "fingerprint", "folder"), (str,)),

@@ -19,6 +19,9 @@ CHUNK = 512
 MADE_BY = "mxbridge"
 """Attribute of every image written here, so that a later run does not take it for an input."""
 
+WINDOW_QUANTILE, WINDOW_SIDE = 0.999, 2048
+"""A display that follows the values ends at this quantile, taken from the finest level no longer than so many pixels."""
+
 DEFAULT_COLORS = (0x00FFFF, 0xFF00FF, 0xFFFF00, 0xFF0000, 0x00FF00, 0x0000FF)
 
 
@@ -38,16 +41,18 @@ class OmeZarrWriter:
         *,
         version: Literal["0.4", "0.5"] = "0.5",
         resume: bool = False,
+        window: Literal["type", "values"] = "type",
     ) -> None:
         """shape: (c, y, x) of the finest level. pixel_size_um: (y, x) µm of its pixels. version: 0.4 for QuPath.
 
         resume: keep what an interrupted run has written there (same shape, type and version); otherwise ``path`` is
-        replaced. Raises OutputError, InputError.
+        replaced. window: what a viewer shows first, from 0 to the end of the type or of the values. Raises OutputError,
+        InputError.
         """
         if len(channels) != shape[0]:
             raise InputError(f"{path}: {len(channels)} channel names for {shape[0]} planes")
         self.path, self.shape, self.dtype, self.version = path, shape, np.dtype(dtype), version
-        self._channels, self._size_um = tuple(channels), pixel_size_um
+        self._channels, self._size_um, self._window = tuple(channels), pixel_size_um, window
         self._sizes = level_shapes(shape[1:])
         try:
             self._group = self._open(resume)
@@ -138,18 +143,29 @@ class OmeZarrWriter:
             datasets,
             fmt=format_from_version(self.version),
             axes=axes,
-            name=self.path.name.split(".", maxsplit=1)[0],
+            name=self._channels[0].name if self._channels else self.path.name,
             metadata={"omero": self._omero()},
         )
 
     def _omero(self) -> dict[str, Any]:
-        top = 1.0 if self.dtype.kind == "f" else float(np.iinfo(self.dtype).max)
         channels = []
         for k, channel in enumerate(self._channels):
             color = DEFAULT_COLORS[k % len(DEFAULT_COLORS)] if channel.color is None else channel.color
-            window = {"min": 0.0, "max": top, "start": 0.0, "end": top}
+            end = self._top if self._window == "type" else self._usual_top(k)
+            top = max(end, self._top)
+            window = {"min": 0.0, "max": top, "start": 0.0, "end": end}
             channels.append({"label": channel.name, "color": f"{color:06X}", "window": window, "active": True})
         return {"channels": channels}
+
+    @property
+    def _top(self) -> float:
+        return 1.0 if self.dtype.kind == "f" else float(np.iinfo(self.dtype).max)
+
+    def _usual_top(self, channel: int) -> float:
+        """Where nearly all values of a channel end; of a channel without any, the end of the type."""
+        small = [k for k, size in enumerate(self._sizes) if max(size) <= WINDOW_SIDE]
+        end = float(np.quantile(np.asarray(self._levels[small[0]][channel]), WINDOW_QUANTILE))
+        return end if end > 0 else self._top
 
 
 def _made_here(path: Path) -> bool:

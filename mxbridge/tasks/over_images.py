@@ -20,7 +20,7 @@ from mxbridge.formats.atomic import PART_SUFFIX, output_error
 from mxbridge.progress import SILENT, Progress
 from mxbridge.results import RESULTS, ImageRef, Results
 from mxbridge.runs import ImageRecord, Run, cpu_seconds, finished_images, folder_name, now, open_run
-from mxbridge.tasks.derived import is_placed, place
+from mxbridge.tasks.derived import is_placed, lost, place, sign
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 
 
@@ -209,7 +209,8 @@ def _work(loop: _Loop) -> Finished:
     for note in loop.notes:
         loop.progress.note(note)
     if loop.computed or run.finished is None or not loop.task.is_finished(run):
-        loop.task.finish(run)
+        with run.making():
+            loop.task.finish(run)
         run.finished = now() if not errors else None
         run.save()
     return Finished(run, loop.computed, loop.published, tuple(errors))
@@ -249,6 +250,9 @@ def _saved(loop: _Loop, image: ImageRecord, folder: Path) -> Results | None:
         loop.progress.warning(f"{image.name}: {error}; it is computed again")
         return None
     if results.fingerprint != image.fingerprint:
+        return None
+    if lost(results, folder, loop.workspace):
+        loop.progress.note(f"{image.name}: another run has replaced its derived images; it is computed again")
         return None
     if not image.counts:
         _remember(image, results)
@@ -291,6 +295,7 @@ def _compute(loop: _Loop, image: ImageRecord, folder: Path) -> Results:
         "cpu_seconds": round(cpu_seconds() - cpu, 2),
     }
     results = replace(outcome.results, fingerprint=image.fingerprint, summary=summary)
+    sign(results, folder)
     results.save(folder)
     _remember(image, results)
     loop.run.save()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mxbridge.errors import MxbridgeError, SomeImagesFailed, UsageError
+from mxbridge.errors import MxbridgeError, OutputError, SomeImagesFailed, UsageError
 from mxbridge.results import RESULTS, Results
 from mxbridge.runs import Run, now
 from mxbridge.tasks.classifiers import DETAIL, put_classifiers, take_classifiers
-from mxbridge.tasks.derived import is_placed, place, take_back
+from mxbridge.tasks.derived import is_placed, lost, place, replaced, take_back
 from mxbridge.workspaces import open_workspace
 from mxbridge.workspaces.base import Published, Workspace
 from mxbridge.workspaces.qupath.object_classifiers import Written
@@ -35,6 +35,11 @@ def publish_run(folder: Path, *, project: Path | None = None, path_maps: Sequenc
     def put(workspace: Workspace, results: Results, images: Path) -> Published | None:
         if is_placed(results, workspace) and workspace.holds(results):
             return None
+        if lost(results, images, workspace):
+            raise OutputError(
+                f"{results.image}: another run has replaced the derived images of this one",
+                hint="Run the command of this run again: it computes them anew",
+            )
         place(results, images, workspace)
         return workspace.publish(results)
 
@@ -46,7 +51,9 @@ def undo_run(folder: Path, *, project: Path | None = None, path_maps: Sequence[s
 
     def take(workspace: Workspace, results: Results, images: Path) -> Published:
         ours = None if workspace.holds(results) else results.run_id
-        taken = workspace.retract(results.image, results.result_keys, run_id=ours)
+        theirs = replaced(results, workspace)
+        keys = [key for key in results.result_keys if key not in theirs]
+        taken = workspace.retract(results.image, keys, run_id=ours)
         if taken.changed:
             take_back(results, images, workspace, taken.keys)
         return taken

@@ -104,7 +104,17 @@ def test_restart_removes_what_the_run_made_and_nothing_else(tmp_path: Path) -> N
     run.folder_of(run.images[0]).mkdir(parents=True)
     (run.path / "images/notes.txt").write_text("mine")
     (run.path / "cells.csv").write_text("old")
+    (run.path / "my own.txt").write_text("mine")
+    with run.making():
+        (run.path / "plots").mkdir()
+        (run.path / "plots/one.png").write_text("old")
+        (run.path / "table.csv").write_text("old")
+    run.details["made"] += ["images", "../victim.txt", ".", ".."]
+    run.save()
+    (tmp_path / "victim.txt").write_text("precious")
     begin(tmp_path, "b", out=run.path, resume=False)
+    assert {p.name for p in run.path.iterdir()} == {"images", "my own.txt", "run.json", ".lock"}
+    assert (tmp_path / "victim.txt").exists()
     assert (run.path / "images/notes.txt").exists()
     assert not run.folder_of(run.images[0]).exists()
     assert not (run.path / "cells.csv").exists()

@@ -319,3 +319,25 @@ def test_real_images_of_all_versions(shared: Path) -> None:
         with pytest.raises(Unsupported, match=r"Name the image, e\.g\."):
             open_image(data / refused)
     assert open_image(data / "mobie_mri-stack.ome.zarr").shape == (226, 186)
+
+
+@pytest.mark.parametrize(("dtype", "top"), [("u1", 255.0), ("u2", 65535.0), ("f4", 1.0)])
+def test_what_a_viewer_shows_first(tmp_path: Path, dtype: str, top: float) -> None:
+    """The whole type, or nearly all of the values, of each channel by itself; without any, the type again."""
+    values = (np.random.default_rng(0).random((3, 700, 40)) * 100).astype(dtype)
+    values[1, 0, 0], values[2] = 120, 0
+    values[1, 300:] = 0
+    for window in ("type", "values"):
+        path = tmp_path / f"{window}.ome.zarr"
+        writer = OmeZarrWriter(
+            path, values.shape, np.dtype(dtype), [Channel("A"), Channel("B"), Channel("C")], None, window=window
+        )
+        for c in range(3):
+            writer.write(c, Box(0, 0, 700, 40), values[c])
+        writer.finish()
+        channels = zarr.open_group(str(path), mode="r").attrs["ome"]["omero"]["channels"]
+        ends = [c["window"]["end"] for c in channels]
+        assert [c["window"]["start"] for c in channels] == [0.0] * 3
+        assert all(c["window"]["end"] <= c["window"]["max"] for c in channels)
+        expected = [np.quantile(v, 0.999) for v in values[:2]] + [top] if window == "values" else [top] * 3
+        assert ends == pytest.approx(expected)

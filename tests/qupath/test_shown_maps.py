@@ -262,3 +262,27 @@ def test_undo_leaves_the_map_that_another_run_has_put_in_the_place_of_its_own(pr
     assert [p.name for p in home.iterdir() if p.suffix == ".zarr"] == ["CD3.ome.zarr"]
     assert [p.name for p in (tmp_path / "run" / "derived").iterdir()] == ["CD8.ome.zarr"]
     assert workspace.holds(second)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_images_of_the_same_size_and_type_keep_their_values(tmp_path, dtype):
+    """What was imputed is shown as it is, not as a fraction: values, planes, name by name."""
+    image = arrays((2, 301, 407), dtype, um=0.325)
+    create_project(tmp_path / "p", [NewImage(image)])
+    names = ("KI67 (MAXIM)", "KI67 spread (MAXIM)")
+    values = (np.random.default_rng(3).random((2, 301, 407)) * (200 if dtype == "uint8" else 40000)).astype(dtype)
+    writer = OmeZarrWriter(
+        tmp_path / "p/maps/m.ome.zarr",
+        values.shape,
+        values.dtype,
+        [Channel(n) for n in names],
+        (0.325, 0.325),
+        version="0.4",
+    )
+    for plane in range(2):
+        writer.write(plane, Box(0, 0, 301, 407), values[plane])
+    writer.finish()
+    assert show_maps(tmp_path / "p", 1, tmp_path / "p/maps", [DerivedImage("m.ome.zarr", names, "k")]).changed
+    shown = pull(tmp_path / "p", 2).image
+    assert shown.channel_names[-2:] == names
+    assert np.array_equal(np.asarray(shown.levels[0])[-2:], values)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mxbridge.results import DerivedImage, ImageRef, Results
-from mxbridge.tasks.derived import FOLDER, is_placed, place, put, take_back
+from mxbridge.tasks.derived import FOLDER, is_placed, lost, place, put, replaced, sign, take_back
 from mxbridge.workspaces.memory import MemoryWorkspace
 
 RESULTS = Results(ImageRef("a", "a"), "run", derived=(DerivedImage("map.zarr", ("CD3",), "key"),))
@@ -104,3 +106,39 @@ def test_nothing_to_move_changes_nothing(tmp_path: Path) -> None:
     put(tmp_path / "not there", tmp_path / "neither" / "map.zarr")
     assert content(tmp_path) == {"there/map.zarr/.zattrs": "kept", "there/map.zarr/0/chunk": "kept"}
     assert not (tmp_path / "neither").exists()
+
+
+@pytest.mark.parametrize("attributes", [".zattrs", "zarr.json"])
+def test_an_image_that_another_run_has_put_in_its_place_is_not_taken_for_it(tmp_path: Path, attributes: str) -> None:
+    """Both runs name the image alike; each signs its own."""
+    home = Home(tmp_path / "home")
+    runs = {name: replace(RESULTS, run_id=name, fingerprint=f"work of {name}") for name in ("first", "second")}
+    for name, results in runs.items():
+        path = tmp_path / name / FOLDER / "map.zarr"
+        path.mkdir(parents=True)
+        (path / attributes).write_text(
+            json.dumps({"attributes": {}} if attributes == "zarr.json" else {"mxbridge": {}})
+        )
+        assert not lost(results, tmp_path / name, home)
+        sign(results, tmp_path / name)
+        place(results, tmp_path / name, home)
+        assert is_placed(results, home)
+        assert not lost(results, tmp_path / name, home)
+        assert not replaced(results, home)
+    assert not is_placed(runs["first"], home)
+    assert lost(runs["first"], tmp_path / "first", home) == ("key",)
+    assert replaced(runs["first"], home) == ("key",)
+    shutil.rmtree(home.folder / "map.zarr")
+    assert lost(runs["second"], tmp_path / "second", home) == ("key",)
+    assert not replaced(runs["second"], home)
+
+
+def test_an_image_that_nobody_signed_belongs_to_whoever_names_it(tmp_path: Path) -> None:
+    """As of versions before images were signed, and images whose attributes cannot be read."""
+    home = Home(tmp_path / "home")
+    image(home.folder / "map.zarr", "no JSON")
+    assert is_placed(RESULTS, home)
+    assert not replaced(RESULTS, home)
+    image(tmp_path / "run" / FOLDER / "map.zarr", "no JSON")
+    sign(RESULTS, tmp_path / "run")
+    assert not lost(RESULTS, tmp_path / "run", home)

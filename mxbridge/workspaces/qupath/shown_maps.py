@@ -1,7 +1,8 @@
 """Maps of a task as channels beside the image they were made of, in an entry of their own (:mod:`.joined`).
 
-QuPath neither scales a smaller image nor keeps values of another pixel type, so each map is written once more, at full size
-and in the type of the image: ``<map>.ome.tif`` beside ``<map>.ome.zarr``.
+QuPath neither scales a smaller image nor keeps values of another pixel type, so each is written once more, at full size and
+in the type of the image: ``<map>.ome.tif`` beside ``<map>.ome.zarr``. What has that size and type already (an imputed
+stain) keeps its values; a smaller map holds fractions, which are stretched over the type.
 """
 
 from __future__ import annotations
@@ -125,12 +126,16 @@ def _file_of(folder: Path, image: DerivedImage, base: LocalImage) -> DerivedFile
 
 
 def write_map_tiff(target: Path, map_path: Path, base: LocalImage) -> None:
-    """Write a map of fractions (uint8, 0..255 for 0..1, any scale) as an OME-TIFF of the size and type of ``base``.
+    """Write a derived image as an OME-TIFF of the size and type of ``base``: as it is where it has both already, else as a
+    map of fractions (uint8, 0..255 for 0..1, any scale) of which every pixel takes the value its centre lies in.
 
-    Every pixel takes the value of the map pixel its centre lies in. Streams; the memory does not depend on the size.
-    Raises Unsupported (a type QuPath does not join, a map of another type), NoPixelSize, SourceError, OutputError.
+    Streams; the memory does not depend on the size. Raises Unsupported (a type QuPath does not join, a map of another type),
+    NoPixelSize, SourceError, OutputError.
     """
     found = open_image(map_path)
+    if found.dtype == base.dtype and found.shape == base.shape:
+        write_ome_tiff(target, found.levels[0], found.channels, base.pixel_size_um)
+        return
     if found.dtype != np.uint8 or base.dtype.name not in TOP:
         raise Unsupported(f"{map_path}: a map of {found.dtype} cannot be shown beside {base.dtype} pixels")
     scale = [own / map_um for own, map_um in zip(base.require_pixel_size(), found.require_pixel_size(), strict=True)]
