@@ -6,21 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mxbridge.errors import ModelError
 from mxbridge.models import catalogue
+from mxbridge.models.maxim import Maxim
 from mxbridge.models.nimbus import Nimbus
 from mxbridge.progress import SILENT, Progress
 from mxbridge.stream.engine import Engine
+from mxbridge.tasks import impute as _impute
 from mxbridge.tasks import score as _score
 from mxbridge.tasks.over_images import Finished
 from mxbridge.workspaces import open_workspace
 from mxbridge.workspaces.base import Workspace
 
-__all__ = ["load_model", "open_workspace", "score"]
+__all__ = ["impute", "load_model", "open_workspace", "score"]
 
 
-def load_model(name_or_path: str | Path) -> Nimbus:
+def load_model(name_or_path: str | Path) -> Nimbus | Maxim:
     """Weights by name (``nimbus``, ``demo``, one you added) or by path. Raises ModelError."""
-    model: Nimbus = catalogue.open_model(catalogue.resolve(name_or_path))
+    model: Nimbus | Maxim = catalogue.open_model(catalogue.resolve(name_or_path))
     return model
 
 
@@ -45,7 +48,10 @@ def score(
         workspace = open_workspace(workspace)
     if not isinstance(model, Nimbus):
         options.setdefault("quantile", catalogue.resolve(model).card.normalization_quantile)
-        model = load_model(model)
+        loaded = load_model(model)
+        if not isinstance(loaded, Nimbus):
+            raise ModelError(f"{model} scores no cells", hint="It imputes markers: mxbridge.impute")
+        model = loaded
     if "markers" in options:
         options["markers"] = _names(options["markers"])
     for option in ("panel", "normalization", "thresholds"):
@@ -56,6 +62,50 @@ def score(
         model,
         engine or Engine(),
         _score.ScoreOptions(**options),
+        images=_names(images),
+        out=None if out is None else Path(out),
+        publish=publish,
+        resume=resume,
+        progress=progress,
+    )
+    finished.raise_for_errors()
+    return finished
+
+
+def impute(
+    workspace: Workspace | str | Path,
+    model: Maxim | str | Path | Sequence[Maxim | str | Path],
+    markers: str | Sequence[str],
+    *,
+    images: str | Sequence[str] = (),
+    engine: Engine | None = None,
+    out: str | Path | None = None,
+    publish: bool = True,
+    resume: bool = True,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Finished:
+    """Impute markers and publish them; ``options`` are those of :class:`mxbridge.tasks.impute.ImputeOptions`.
+
+    model: one or several, loaded or by name or path. Raises MxbridgeError, also when single images failed (the others are done
+    then).
+    """
+    if not isinstance(workspace, Workspace):
+        workspace = open_workspace(workspace)
+    given = [model] if isinstance(model, Maxim | str | Path) else model
+    models = [m if isinstance(m, Maxim) else load_model(m) for m in given]
+    for name, loaded in zip(given, models, strict=True):
+        if not isinstance(loaded, Maxim):
+            raise ModelError(f"{name} imputes no markers", hint="It scores cells: mxbridge.score")
+    if "without" in options:
+        options["without"] = _names(options["without"])
+    if options.get("panel") is not None:
+        options["panel"] = Path(options["panel"])
+    finished = _impute.impute(
+        workspace,
+        [m for m in models if isinstance(m, Maxim)],
+        engine or Engine(),
+        _impute.ImputeOptions(markers=_names(markers), **options),
         images=_names(images),
         out=None if out is None else Path(out),
         publish=publish,

@@ -83,7 +83,10 @@ class Scored:
 
 def published_scores(workspace: QuPathWorkspace, refs: Sequence[ImageRef], model: str | None) -> Scored:
     """What is published in a project. Raises InputError (nothing is, or its run is gone), UsageError (several models)."""
-    measured = {ref: published_columns(workspace, ref) for ref in refs}
+    known = {run.run_id: run for run in all_runs(workspace.runs_home)}
+    others = {run_id for run_id, run in known.items() if run.task != "score"}  # imputed stains are no scores
+    columns = {ref: published_columns(workspace, ref) for ref in refs}
+    measured = {ref: {n: run for n, run in names.items() if run not in others} for ref, names in columns.items()}
     models = dict.fromkeys(name.split(": ", 1)[0] for names in measured.values() for name in names if ": " in name)
     if model is None and len(models) > 1:
         raise UsageError(f"there are scores of several models: {', '.join(models)}", hint="Choose one with --model")
@@ -95,7 +98,6 @@ def published_scores(workspace: QuPathWorkspace, refs: Sequence[ImageRef], model
     chosen = next(iter(models)) if model is None else model
     if chosen not in models:
         raise UnknownName("scores of a model", chosen, models, where=workspace.address)
-    known = {run.run_id: run for run in all_runs(workspace.runs_home)}
     runs: dict[str, dict[str, Run]] = {}
     for ref, names in measured.items():
         for name, run_id in names.items():

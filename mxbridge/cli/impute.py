@@ -1,0 +1,222 @@
+"""``mxbridge impute``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mxbridge.cli import console, options
+from mxbridge.cli.sources import open_source
+from mxbridge.errors import SomeImagesFailed, UsageError
+
+if TYPE_CHECKING:
+    from mxbridge.progress import Progress
+    from mxbridge.tasks.impute import ImputeTask
+    from mxbridge.tasks.over_images import Finished
+    from mxbridge.workspaces.base import Workspace
+
+IMPUTING = "Imputing"
+
+
+def impute(
+    marker: Annotated[
+        str,
+        typer.Option(
+            "--marker", help="What to impute: names as the model has them, comma-separated", rich_help_panel=IMPUTING
+        ),
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            help="A file, or a name you added; repeatable: models of other markers, or of the same one (their mean is taken)",
+            rich_help_panel=options.MODEL,
+        ),
+    ],
+    project: options.Project = None,
+    image: options.Image = None,
+    files: options.Files = None,
+    labels: options.Labels = None,
+    stretched_labels: options.StretchedLabels = False,
+    plane: options.Plane = None,
+    um_per_px: options.UmPerPx = None,
+    path_map: options.PathMap = None,
+    panel: options.Panel = None,
+    without: Annotated[
+        str | None,
+        typer.Option(
+            "--without",
+            help="Channels not to believe, as if they were missing; comma-separated",
+            rich_help_panel=IMPUTING,
+        ),
+    ] = None,
+    chain: Annotated[
+        bool,
+        typer.Option(
+            "--chain",
+            help="Impute a missing input first, by the --model that has it as output",
+            rich_help_panel=IMPUTING,
+        ),
+    ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also how much six flipped and turned views (or the models of one marker) differ; the image is their mean",
+            rich_help_panel=IMPUTING,
+        ),
+    ] = False,
+    value_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--value-scale",
+            help="Multiply stored numbers by this first (8-bit images and a 16-bit model, or the reverse)",
+            rich_help_panel=IMPUTING,
+        ),
+    ] = None,
+    cells: Annotated[
+        options.CellChoice, typer.Option("--cells", help="Which objects are the cells", rich_help_panel=IMPUTING)
+    ] = options.CellChoice.cells,
+    compat: Annotated[
+        str | None,
+        typer.Option("--compat", help="Reproduce a published program: maxim", rich_help_panel=IMPUTING),
+    ] = None,
+    compat_pad: Annotated[
+        int | None,
+        typer.Option("--compat-pad", help="Its padded side (else 2048)", min=16, rich_help_panel=IMPUTING),
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            help="Inputs of its bare checkpoint.pt, in order, comma-separated; --marker names the outputs",
+            rich_help_panel=IMPUTING,
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    tile: options.Tile = None,
+    workers: options.Workers = None,
+    out: options.Out = None,
+    publish: options.Publish = True,
+    resume: options.Resume = True,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    progress: options.ProgressOption = options.ProgressKind.text,
+) -> None:
+    """Impute a missing or failed stain: a channel KI67 (MAXIM) beside the image, and MAXIM: KI67 mean on every cell."""
+    markers = _names("--marker", marker)
+    if compat is None and compat_pad is not None:
+        raise UsageError("--compat-pad goes with --compat maxim")
+    workspace = open_source(
+        project=project,
+        files=files,
+        labels=labels,
+        um_per_px=um_per_px,
+        path_map=path_map,
+        stretched_labels=stretched_labels,
+        plane=plane,
+    )
+    from mxbridge.stream.engine import Engine
+    from mxbridge.tasks.impute import ImputeOptions, ImputeTask
+    from mxbridge.tasks.imputing.open_models import open_imputation_models
+    from mxbridge.tasks.over_images import run_over_images
+
+    refs = workspace.list(image or ())
+    chosen = ImputeOptions(
+        markers=markers,
+        without=_names("--without", without) if without is not None else (),
+        chain=chain,
+        uncertainty=uncertainty,
+        panel=panel,
+        value_scale=value_scale,
+        compat=compat,
+        compat_pad=2048 if compat_pad is None else compat_pad,
+        cells=cells.value,
+    )
+    panel_of = _names("--inputs", inputs) if inputs is not None else ()
+    models = open_imputation_models(model, compat=compat, inputs=panel_of, outputs=markers)
+    engine = Engine(device=device, precision=precision, tile=tile, workers=workers)
+    task = ImputeTask(tuple(found for _, found in models), engine, chosen)
+    teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
+    if dry_run:
+        _say_plan(workspace, task, refs, teller, all_named=bool(image), as_json=json)
+        return
+    finished = run_over_images(
+        workspace, refs, task, all_named=bool(image), out=out, publish=publish, resume=resume, progress=teller
+    )
+    _say_result(finished, publish, json)
+    finished.raise_for_errors()
+
+
+def _names(option: str, text: str) -> tuple[str, ...]:
+    names = tuple(m.strip() for m in text.split(",") if m.strip())
+    if not names:
+        raise UsageError(f"{option} {text!r} names no marker")
+    return names
+
+
+def _say_plan(
+    workspace: Workspace, task: ImputeTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
+) -> None:
+    from mxbridge.tasks.over_images import leave_out, plan_images
+
+    plans, failed = plan_images(workspace, refs, task)
+    refs = refs if all_named else leave_out(refs, plans, failed, teller)
+    rows = [
+        {"image": p.ref.name, "id": p.ref.id, **p.counts, "steps": p.basis["steps"], "notes": [*p.warnings, *p.notes]}
+        for p in plans
+    ]
+    rows += [{"image": r.name, "id": r.id, "error": str(failed[r.id])} for r in refs if r.id in failed]
+    if as_json:
+        console.print_json({"dry_run": True, "model": task.describe()["model"]["name"], "images": rows})
+    for row in rows if not as_json else ():
+        order = " then ".join(", ".join(step["targets"]) for step in row.get("steps", ()))
+        what = row.get("error") or f"{order} on {row['cells']} cells"
+        console.out.print(f"{row['image']}: {what}", markup=False)
+        for note in row.get("notes", ()):
+            console.out.print(f"  {note}", markup=False)
+    if failed and not plans:
+        raise next(iter(failed.values()))
+    if failed:
+        raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be done", hint="They are named above")
+
+
+def _say_result(finished: Finished, publish: bool, as_json: bool) -> None:
+    from mxbridge.tasks.impute import summary
+
+    run = finished.run
+    rows = summary(run)
+    if as_json:
+        console.print_json(
+            {
+                "run": run.run_id,
+                "folder": run.path.resolve(),
+                "model": run.model,
+                "computed": finished.computed,
+                "published": finished.published,
+                "images": [
+                    {
+                        "id": i.id,
+                        "name": i.name,
+                        "status": i.status,
+                        "error": i.error,
+                        "warnings": i.warnings,
+                        **i.counts,
+                    }
+                    for i in run.images
+                ],
+                "imputed": rows,
+            }
+        )
+        return
+    if rows:
+        console.print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+    if not finished.computed and not finished.published and not finished.errors:
+        console.out.print("Nothing to do: all of this was done before. --restart does it again.")
+    console.out.print(f"Tables and settings: {run.path.resolve()}", markup=False)
+    if publish and run.address.endswith(".qpproj") and not finished.errors:
+        console.out.print(f"Channels and measurements are in {run.address}", markup=False)

@@ -1,0 +1,1 @@
+"""What ``impute`` does with one image, and which models it takes for that."""
