@@ -1,4 +1,4 @@
-"""``mxbridge train``: the embedded demonstration network, made anew."""
+"""``mxbridge train nimbus`` and ``mxbridge train maxim`` (see ``cli/train_maxim.py``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mxbridge.cli import console, options
-from mxbridge.errors import UnknownName, UsageError
+from mxbridge.cli.process import keep_freed_memory
+from mxbridge.cli.train_maxim import train_maxim
+from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
     from mxbridge.progress import Progress
     from mxbridge.training.loop import Moment
 
-SYSTEMS = ("nimbus",)
 NETWORK = "Network"
 TRAINING = "Training"
 
+app = typer.Typer(help="Train a model: nimbus (demonstration network) or maxim (imputation).", no_args_is_help=True)
+app.command("maxim")(train_maxim)
 
-def train(
-    system: Annotated[str, typer.Argument(help="What to train: nimbus")],
+
+@app.command("nimbus")
+def train_nimbus(
     out: Annotated[
         Path, typer.Option("--out", help="Weights to write (.safetensors), card beside", rich_help_panel=options.OUTPUT)
     ],
@@ -63,22 +67,16 @@ def train(
     verbose: options.Verbose = False,
     progress: options.ProgressOption = options.ProgressKind.text,
 ) -> None:
-    """Train a network. Today: the demonstration network, on simulated tissue (train nimbus --demo)."""
-    if system not in SYSTEMS:
-        raise UnknownName("system", system, SYSTEMS)
+    """Train the demonstration network of cell scoring, on simulated tissue (train nimbus --demo)."""
     if not demo:
         raise UsageError(
-            "training on your own images is not possible yet",
+            "training nimbus on your own images is not possible yet",
             hint="`mxbridge train nimbus --demo` trains on simulated tissue; `mxbridge models add` takes weights trained elsewhere",
         )
-    from mxbridge.training.loop import discard_checkpoint
     from mxbridge.training.nimbus import train_demo
 
-    kept = checkpoint or out.with_name(f"{out.name}.checkpoint")
-    if not resume:
-        discard_checkpoint(kept)
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
-    teller.note("training on simulated tissue; no real image is seen")
+    keep_freed_memory()
     card = train_demo(
         out,
         seed=seed,
@@ -87,14 +85,21 @@ def train(
         depth=depth,
         batch=batch,
         device=device,
-        checkpoint=kept,
+        checkpoint=checkpoint or out.with_name(f"{out.name}.checkpoint"),
+        restart=not resume,
         progress=_tell(teller),
     )
     _say_result(out, card, json)
 
 
 def _tell(teller: Progress) -> Callable[[Moment], None]:
+    begun = False
+
     def tell(moment: Moment) -> None:
+        nonlocal begun
+        if not begun:  # a training that is refused has not begun
+            teller.note("training on simulated tissue; no real image is seen")
+            begun = True
         teller.step("training", moment.step, moment.steps)
         if moment.score is not None:
             teller.note(f"step {moment.step}: loss {moment.loss:.3f}, macro-F1 on held-out fields {moment.score:.3f}")

@@ -1,4 +1,4 @@
-"""Losses on logits. Pixels whose target is IGNORE count nowhere."""
+"""Losses: on logits, where pixels whose target is IGNORE count nowhere; and on predicted intensities."""
 
 from __future__ import annotations
 
@@ -47,3 +47,14 @@ def cell_loss(
     smooth = wanted * (1 - smoothing) + 0.5 * smoothing
     each = functional.binary_cross_entropy(mean.clamp(1e-4, 1 - 1e-4), smooth, reduction="none")
     return (each * large).sum() / large.sum().clamp(min=1)
+
+
+def masked_loss(made: Tensor, truth: Tensor, weights: Tensor, alpha: float) -> Tensor:
+    """``alpha * L1 + (1 - alpha) * L2`` between predicted and measured intensities, both ``(n, outputs, y, x)``; a scalar.
+
+    weights: ``(n, outputs, 1, 1)``, 0 for outputs that were not asked for; the mean is over the others.
+    """
+    error = made - truth
+    each = alpha * error.abs() + (1 - alpha) * error.square()
+    asked = weights.sum() * made.shape[-1] * made.shape[-2]
+    return (each * weights).sum() / asked.clamp(min=1)

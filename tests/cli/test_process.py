@@ -33,7 +33,19 @@ def test_the_users_own_settings_stay(monkeypatch: pytest.MonkeyPatch, name: str)
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     process._give_back_freed_memory()
-    assert len(asked) == 2
+    assert len(asked) == 3
     monkeypatch.setenv(name, "1")
     process._give_back_freed_memory()
-    assert len(asked) == 2
+    assert len(asked) == 3
+
+
+def test_training_keeps_memory_only_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(process, "_set_allocator", asked.append)
+    monkeypatch.setattr(process, "_ours", [])
+    process.keep_freed_memory()
+    assert asked == []
+    monkeypatch.setattr(process.gc, "set_threshold", lambda *numbers: None)
+    process.prepare_process()
+    process.keep_freed_memory()
+    assert len(asked) == 2 and asked[1][process._M_MMAP_THRESHOLD] > asked[0][process._M_MMAP_THRESHOLD]

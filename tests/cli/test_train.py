@@ -60,9 +60,10 @@ def test_every_option_arrives(mxbridge: Call, tmp_path: Path, monkeypatch: pytes
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     code, _, err = mxbridge("train", "nimbus", "--demo", "--out", "w.safetensors", *words)
     assert code == 130 and "go on" in err
-    assert told.pop("progress") and told == options | {"out": Path("w.safetensors"), "checkpoint": Path("c")}
-    mxbridge("train", "nimbus", "--demo", "--out", "w.safetensors")
-    assert told["checkpoint"] == Path("w.safetensors.checkpoint")
+    expected = options | {"out": Path("w.safetensors"), "checkpoint": Path("c"), "restart": False}
+    assert told.pop("progress") and told == expected
+    mxbridge("train", "nimbus", "--demo", "--out", "w.safetensors", "--restart")
+    assert told["checkpoint"] == Path("w.safetensors.checkpoint") and told["restart"] is True
 
 
 def test_the_defaults_are_those_of_the_recipe(mxbridge: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ def test_restart_starts_anew_and_spares_other_files(mxbridge: Call, tmp_path: Pa
     ("words", "code", "says"),
     [
         (("nimbus", "--out", "w.safetensors"), 2, "--demo"),
-        (("maxim", "--out", "w.safetensors", "--demo"), 2, "no system 'maxim'"),
+        (("stardist", "--out", "w.safetensors"), 2, "stardist"),
         (("nimbus", "--demo"), 2, "--out"),
         (("nimbus", "--demo", "--out", "w.pt"), 2, "w.pt"),
         (("nimbus", "--demo", "--out", "w.safetensors", "--seed", "9"), 2, "--seed"),

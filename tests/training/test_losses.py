@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mxbridge.training.losses import IGNORE, cell_loss, pixel_loss
+from mxbridge.training.losses import IGNORE, cell_loss, masked_loss, pixel_loss
 
 
 def planes(*values: float) -> torch.Tensor:
@@ -62,3 +62,14 @@ def test_cells_are_judged_by_their_mean():
 
 def test_no_cells_give_zero():
     assert cell_loss(planes(1.0), planes(0.0), torch.zeros(1, 1, 1, 1, dtype=torch.int64)).item() == 0
+
+
+def test_only_what_was_asked_for_is_judged():
+    made, truth = torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 5)
+    truth[0, 0], truth[0, 1], truth[1, 2] = 0.5, 9.0, -0.1
+    weights = torch.zeros(2, 3, 1, 1)
+    weights[0, 0] = weights[1, 2] = 1
+    for alpha in (0.0, 0.25, 1.0):
+        expected = alpha * (0.5 + 0.1) / 2 + (1 - alpha) * (0.25 + 0.01) / 2
+        assert masked_loss(made, truth, weights, alpha).item() == pytest.approx(expected)
+    assert masked_loss(made, truth, torch.zeros(2, 3, 1, 1), 0.5).item() == 0

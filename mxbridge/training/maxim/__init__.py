@@ -1,0 +1,1 @@
+"""Training of imputation models: images, split, scaling, patches, recipe, findings."""
