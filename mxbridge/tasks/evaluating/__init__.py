@@ -1,0 +1,1 @@
+"""What ``evaluate`` computes of one image, and what it makes of all of them."""
