@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from mxbridge.cli import calibrate, console, demo, doctor, inspect, models, publish, qupath, score, train
+from mxbridge.cli import (
+    calibrate,
+    console,
+    demo,
+    doctor,
+    evaluate,
+    importance,
+    impute,
+    inspect,
+    models,
+    publish,
+    qc,
+    qupath,
+    score,
+    train,
+)
 from mxbridge.cli.process import finish_process, prepare_process
 from mxbridge.errors import Interrupted, MxbridgeError, UsageError
 
@@ -24,13 +39,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("score")(score.score)
+app.command("impute")(impute.impute)
+app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
+app.command("qc")(qc.qc)
+app.command("importance")(importance.importance)
 app.command("publish")(publish.publish)
 app.command("undo")(publish.undo)
 app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
-app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)
+app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
 app.add_typer(qupath.app, name="qupath")
 

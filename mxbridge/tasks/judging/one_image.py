@@ -1,0 +1,142 @@
+"""One image seen through a model that imputes its markers: how imputed and measured agree, and what its channels hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxbridge.errors import ModelError
+from mxbridge.image import Box, LocalImage
+from mxbridge.metrics.agreement import BlockSums, Range, cuts
+from mxbridge.metrics.input_range import InputRange, InputSums
+from mxbridge.models.maxim import Maxim, MaximStream, Request
+from mxbridge.models.maxim_input import find_markers
+from mxbridge.stream.engine import Engine
+
+PREVIEW = 384
+"""Longest side of the pictures of an image."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a model's card says of its validation. ranges: of agreement, by marker. why_not: of markers without a usable one."""
+
+    ranges: dict[str, Range]
+    why_not: dict[str, str]
+    inputs: dict[str, InputRange]
+
+    @classmethod
+    def of(cls, model: Maxim) -> Expectation:
+        """Raises ModelError for a card whose numbers are broken."""
+        seen, inputs = (model.card.validation.get(key) or {} for key in ("agreement", "input_ranges"))
+        where = f"the card of {model.name}"
+        if not isinstance(seen, dict) or not isinstance(inputs, dict):
+            raise ModelError(f"{where}: its validation is no table")
+        ranges = {m: Range.from_record(seen[m], f"{where}, {m}") for m in model.outputs if m in seen}
+        why_not = {m: found.why_not for m, found in ranges.items() if found.why_not}
+        missing = "the model's card has no range of agreement from validation"
+        why_not |= {m: missing for m in model.outputs if m not in ranges}
+        known = {m: InputRange.from_record(v, f"{where}, {m}") for m, v in inputs.items()}
+        return cls(ranges, why_not, known)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked of an image. markers: outputs that are measured there. absent: inputs that are not.
+
+    why_not: why nothing can be asked (of an any-marker model: it would see less than half of its inputs); empty where it can.
+    """
+
+    model: Maxim
+    markers: tuple[str, ...]
+    channels: dict[str, int]
+    absent: frozenset[str]
+    why_not: str = ""
+
+    @classmethod
+    def of(cls, model: Maxim, image: LocalImage, wanted: Sequence[str] = ()) -> Asked:
+        """wanted: only these markers, as the model spells them. Raises InputError for a name on two channels."""
+        channels = find_markers(image, [*model.inputs, *model.outputs])
+        markers = tuple(m for m in model.outputs if m in channels and (not wanted or m in wanted))
+        absent = tuple(m for m in model.inputs if m not in channels)
+        why_not = ""
+        if absent and not model.any_marker:
+            why_not = f"the image has no channel {', '.join(absent)}"
+        elif model.any_marker and 2 * (len(absent) + 1) > len(model.inputs):
+            why_not = f"the image lacks {len(absent)} of the {len(model.inputs)} markers of the model"
+        return cls(model, markers, channels, frozenset(absent), why_not)
+
+    def requests(self, markers: Sequence[str], hidden: Sequence[str] = ()) -> list[Request]:
+        """Each marker from all others but ``hidden`` (any-marker models only)."""
+        if not self.model.any_marker:
+            return [Request(tuple(markers))] if markers else []
+        return [Request((m,), self.absent | (frozenset(hidden) - {m})) for m in markers]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a pass over an image gives: sums per block, sums per channel, small pictures; markers in the order asked for."""
+
+    markers: tuple[str, ...]
+    sums: BlockSums
+    inputs: InputSums
+    previews: Previews
+    notes: tuple[str, ...]
+    um_per_px: tuple[float, float]
+    """(y, x) of a pixel of the blocks, at the model's scale."""
+
+
+def look(
+    asked: Asked,
+    image: LocalImage,
+    engine: Engine,
+    *,
+    value_scale: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Look:
+    """Impute every marker from the others over the whole image. Raises InputError, NoPixelSize."""
+    names = list(asked.channels)
+    requests = asked.requests(asked.markers)
+    stream = MaximStream(asked.model, image, engine, requests, measured=names, value_scale=value_scale)
+    at = [names.index(m) for m in asked.markers]
+    sums, inputs = BlockSums(len(at), stream.shape), InputSums(names)
+    previews = Previews(len(at), stream.shape)
+    for tile in stream.tiles(progress=progress):
+        imputed, measured, core = tile.unit[0], tile.measured[at], tile.tile.core
+        sums.add(core, imputed, measured)
+        inputs.add(tile.measured)
+        previews.add(core, imputed, measured)
+    full, model = image.require_pixel_size(), stream.shape
+    um = full[0] * image.shape[0] / model[0], full[1] * image.shape[1] / model[1]
+    return Look(asked.markers, sums, inputs, previews, stream.notes, um)
+
+
+class Previews:
+    """Imputed and measured markers averaged to at most PREVIEW pixels a side."""
+
+    def __init__(self, markers: int, shape: tuple[int, int]) -> None:
+        self.side = max(1, -(-max(shape) // PREVIEW))
+        """Model pixels per pixel of the picture."""
+        small = -(-shape[0] // self.side), -(-shape[1] // self.side)
+        self._sums = np.zeros((2, markers, *small), np.float32)
+        self._counts = np.zeros((2, markers, *small), np.float32)
+
+    def add(self, box: Box, imputed: NDArray[np.float32], measured: NDArray[np.float32]) -> None:
+        """Pixels ``(marker, y, x)`` of a box of the image; NaN is left out."""
+        y, rows = cuts(box.y0, box.y1, self.side)
+        x, columns = cuts(box.x0, box.x1, self.side)
+        for which, planes in enumerate((imputed, measured)):
+            for k, plane in enumerate(planes):
+                finite = np.isfinite(plane)
+                for total, values in ((self._sums, np.where(finite, plane, 0)), (self._counts, finite)):
+                    part = np.add.reduceat(values.astype(np.float32), rows, axis=0)
+                    total[which, k, y, x] += np.add.reduceat(part, columns, axis=1)
+
+    def of(self, marker: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Imputed and measured ``(y, x)``; NaN where nothing was measured."""
+        some = np.maximum(self._counts[:, marker], 1)
+        found = np.where(self._counts[:, marker] > 0, self._sums[:, marker] / some, np.float32(np.nan))
+        return found[0], found[1]
