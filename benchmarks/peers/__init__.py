@@ -1,10 +1,12 @@
 """Other programs to measure against, each in a virtual environment of its own, made when first needed.
 
-They live in ``benchmarks/.peers`` (or where MXBRIDGE_PEERS says: a folder with one environment per peer, by its name).
+They live in ``benchmarks/.peers`` (or where MXBRIDGE_PEERS says: a folder with one environment per peer, by its name). MAXIM is no
+package: it is a checkout of its repository there, made by hand because its licence allows academic use only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,6 +14,13 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).parent
+MAXIM = ("https://github.com/mahmoodlab/MAXIM", "f4856045fb9bec1869943e455b8e9672a9f14e27")
+MAXIM_FILES = {
+    "maxim/dataloader.py": "25bc3b282dfeb42e7c96ad2155d6ee81ecc5e9935d6a2c8ec3fe3c40db709c7b",
+    "maxim/networks.py": "28b86bf764fae5289e6c9d920ec84321c115eb3e4e884583809184e27a8a576b",
+    "maxim/trainer.py": "6436571b7b7f7300f22a600d4bfd874f6c62e5f2574fb52d3e88d33046166777",
+}
+"""sha256 of what is run of it, at that commit (the only one)."""
 
 
 def home() -> Path:
@@ -37,6 +46,19 @@ def python_of(peer: str) -> Path:
         if done.returncode or found != wanted:
             raise RuntimeError(f"{peer} cannot be installed; there is {found}: {done.stderr[-800:]}")
     return python
+
+
+def maxim_source() -> Path:
+    """Where the checkout of MAXIM is. Raises RuntimeError where it is missing or another version."""
+    place = home() / "maxim"
+    for name, wanted in MAXIM_FILES.items():
+        path = place / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+            raise RuntimeError(
+                f"no MAXIM to measure against ({path} is missing or another version). Its licence is CC BY-NC-ND 4.0; where "
+                f"that suits you: git clone {MAXIM[0]} {place} && git -C {place} checkout {MAXIM[1]}"
+            )
+    return place
 
 
 def requirements(peer: str) -> dict[str, str]:
