@@ -60,8 +60,8 @@ from mxbridge.training.target import check_target
 
 NAME = "MAXIM"
 RECIPE = (
-    "losses", "loop", "maxim", "maxim_adversary", "maxim_fields", "maxim_patches", "maxim_scaling", "maxim_settings",
-    "maxim_split",
+    "losses", "loop", "maxim/recipe", "maxim/adversary", "maxim/fields", "maxim/patches", "maxim/scaling",
+    "maxim/settings", "maxim/split",
 )  # fmt: skip
 """Modules that decide the numbers of a training; a checkpoint of another code is refused."""
 JUDGED_WHILE_TRAINING, JUDGED_AT_THE_END = 8_000_000, 64_000_000
