@@ -22,8 +22,8 @@ def list_(json: options.Json = False) -> None:
     if json:
         console.print_json([asdict(e) for e in entries])
         return
-    rows = [(e.known_as, e.measures_as, e.source, f"{e.um_per_px:g}", (e.sha256 or "")[:12]) for e in entries]
-    console.print_table(("name", "measures as", "source", "µm/px", "sha256"), rows)
+    rows = [(e.known_as, e.system, e.measures_as, e.source, f"{e.um_per_px:g}", (e.sha256 or "")[:12]) for e in entries]
+    console.print_table(("name", "system", "measures as", "source", "µm/px", "sha256"), rows)
     if any(e.source == "not here" for e in entries):
         console.out.print("Not here: mxbridge models fetch NAME, or mxbridge models add FILE where there is no network")
 

@@ -18,7 +18,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -42,6 +42,9 @@ OFFICIAL_CARD = ModelCard(
     training_data="Pan-Multiplex (its authors' data set)",
     licence="see the hub page",
 )
+
+LONG_TABLES = ("linear_start", "validation")
+"""Of a card; thousands of numbers that say nothing to people."""
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 DOWNLOAD_TRIES = 3
@@ -85,6 +88,7 @@ class Entry:
     um_per_px: float
     licence: str
     description: str
+    system: str = "nimbus"
 
 
 def models_home() -> Path:
@@ -102,32 +106,59 @@ def list_models() -> list[Entry]:
     records = _read_records()["models"]
     demo = _demo_card()
     entries = [
-        Entry(DEMO, demo.name, "embedded", EMBEDDED, demo.sha256, demo.um_per_px, demo.licence, demo.description)
+        Entry(
+            DEMO,
+            demo.name,
+            "embedded",
+            EMBEDDED,
+            demo.sha256,
+            demo.um_per_px,
+            demo.licence,
+            demo.description,
+            demo.system,
+        )
     ]
     if OFFICIAL not in records:
         card = OFFICIAL_CARD
         entries.append(
-            Entry(OFFICIAL, card.name, "not here", None, None, card.um_per_px, card.licence, card.description)
+            Entry(
+                OFFICIAL, card.name, "not here", None, None, card.um_per_px, card.licence, card.description, card.system
+            )
         )
     for known_as in sorted(records, key=lambda n: (n != OFFICIAL, n)):
         record, path = records[known_as], models_home() / records[known_as]["file"]
         card = _card_of(path, known_as)
         source: Literal["fetched", "added"] = "fetched" if str(record["source"]).startswith("http") else "added"
         entries.append(
-            Entry(known_as, card.name, source, path, record["sha256"], card.um_per_px, card.licence, card.description)
+            Entry(
+                known_as,
+                card.name,
+                source,
+                path,
+                record["sha256"],
+                card.um_per_px,
+                card.licence,
+                card.description,
+                card.system,
+            )
         )
     return entries
 
 
 def show(known_as: str) -> dict[str, Any]:
-    """All that is known of one entry, ready for JSON. Raises ModelError for a name that is not there."""
+    """What people want to know of one entry, ready for JSON; long tables of numbers by their headings. Raises ModelError for a name that is not there."""
     for entry in list_models():
         if entry.known_as == known_as:
             card = _card_of(entry.path, known_as) if entry.path else OFFICIAL_CARD
             record = _read_records()["models"].get(known_as, {})
             where = {"path": str(entry.path) if entry.path else None, "source": entry.source}
-            return {"known_as": known_as} | where | record | {"card": asdict(card)} | {"sha256": entry.sha256}
+            facts = asdict(card) | {name: _in_short(table) for name in LONG_TABLES if (table := getattr(card, name))}
+            return {"known_as": known_as} | where | record | {"card": facts} | {"sha256": entry.sha256}
     raise _unknown(known_as)
+
+
+def _in_short(table: Mapping[str, Any]) -> str:
+    return f"{', '.join(table)} (the numbers are in the card)"
 
 
 def add(file: Path, name: str | None = None) -> ModelFile:

@@ -39,6 +39,8 @@ REQUIRED = (
     "pandas",
 )
 OPTIONAL = {
+    "captum": ("train", "attribution"),
+    "matplotlib": ("train", "curves and pictures"),
     "openslide": ("slides", "other slide formats"),
     "anndata": ("h5ad", "AnnData tables"),
     "paquo": ("paquo", "real QuPath as judge"),
