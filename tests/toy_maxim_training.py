@@ -35,7 +35,7 @@ def images(count: int = 3, **options: Any) -> list[TrainingImage]:
 
 def tiny(**given: Any) -> MaximSettings:
     """Four steps of a network of width 2."""
-    toy = {
+    toy: dict[str, Any] = {
         "width": 2,
         "side": 32,
         "batch": 2,
@@ -45,5 +45,7 @@ def tiny(**given: Any) -> MaximSettings:
         "guard": 0,
         "most_hidden": 2,
     }
-    own = {"any_marker": True} if "markers" not in given else {}
+    own: dict[str, Any] = {"any_marker": True} if "markers" not in given else {}
+    if not own:
+        del toy["most_hidden"]
     return settings_of(given.pop("preset", "house"), **(toy | own | given))

@@ -65,6 +65,14 @@ def evaluate(
         float | None,
         typer.Option("--value-scale", help="Stored numbers are multiplied by this first", rich_help_panel=COMPARING),
     ] = None,
+    views: Annotated[
+        str,
+        typer.Option(
+            "--views",
+            help="one, or six: the mean of six flipped and turned views, as impute --uncertainty gives",
+            rich_help_panel=COMPARING,
+        ),
+    ] = "one",
     compat: Annotated[
         str | None,
         typer.Option("--compat", help="Also the tables of a published program: maxim", rich_help_panel=COMPAT),
@@ -74,11 +82,13 @@ def evaluate(
         typer.Option("--compat-pad", help="Side up to which it pads an image with zeros", rich_help_panel=COMPAT),
     ] = None,
     compat_split: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--compat-split", help="Split that is evaluated; its tables are called after it", rich_help_panel=COMPAT
+            "--compat-split",
+            help="Split that is evaluated (else test); its tables are called after it",
+            rich_help_panel=COMPAT,
         ),
-    ] = "test",
+    ] = None,
     npy: Annotated[
         Path | None,
         typer.Option("--npy", help="Its CSV of images (Image_Path, Split_Name), as a source", rich_help_panel=COMPAT),
@@ -106,12 +116,17 @@ def evaluate(
     progress: options.ProgressOption = options.ProgressKind.text,
 ) -> None:
     """Impute markers that were measured, and say how close it comes: pixels, cells, beside simple baselines."""
-    if npy is not None and (project or files or labels or path_map):
+    if npy is not None and (project or files or labels or path_map or plane or stretched_labels):
         raise UsageError("--npy is a source of its own", hint="Leave --project, --files and their options out")
+    if npy is None and npy_panel is not None:
+        raise UsageError("--npy-panel goes with --npy")
+    if npy is None and compat is None and compat_split is not None:
+        raise UsageError("--compat-split goes with --npy or --compat maxim")
+    split = "test" if compat_split is None else compat_split
     if npy is not None:
         from mxbridge.workspaces.npy_panels import NpyWorkspace
 
-        workspace: Workspace = NpyWorkspace(npy, _names(npy_panel, "--npy-panel"), compat_split, um_per_px=um_per_px)
+        workspace: Workspace = NpyWorkspace(npy, _names(npy_panel, "--npy-panel"), split, um_per_px=um_per_px)
     else:
         workspace = open_source(
             project=project,
@@ -141,8 +156,9 @@ def evaluate(
         panel=panel,
         cells=cells.value,
         compat_pad=compat_pad,
-        compat_split=tasks.checked_split(compat_split),
+        compat_split=tasks.checked_split(split),
         value_scale=value_scale,
+        views=views,
     )
     models = open_imputation_models(
         model or (), compat=compat, inputs=_names(inputs, "--inputs"), outputs=markers, um_per_px=um_per_px
@@ -200,6 +216,7 @@ def _short(tables: Tables) -> list[tuple[tuple[str, ...], list[tuple[object, ...
     """Per model a table that fits a terminal: the model beside the strongest baseline there is."""
     from mxbridge.metrics.baselines import MEAN, RIDGE_3X3
     from mxbridge.tasks.evaluating.one_image import MODEL
+    from mxbridge.tasks.evaluating.tables import CHANCE
 
     out: list[tuple[tuple[str, ...], list[tuple[object, ...]], str]] = []
     for label, part in tables.markers.groupby("model", sort=False):
@@ -207,7 +224,7 @@ def _short(tables: Tables) -> list[tuple[tuple[str, ...], list[tuple[object, ...
         cells = bool(part["cells"].any())
         more = {"cell_pearson": "cell r"} if cells else {"ssim_uniform7": "SSIM7", "smooth_iou": "smooth IoU"}
         shown = {"mae": "MAE", "pearson": "r", **more}
-        alone = {"cell_ap": "AP", "prevalence": "prev."} if cells else {}
+        alone = {"cell_ap": "AP", CHANCE: "chance"} if cells else {}
         columns = ("marker", *(name for title in shown.values() for name in (title, "base")), *alone.values())
         own, base = (part[part["method"] == method].set_index("marker") for method in (MODEL, strongest))
         rows: list[tuple[object, ...]] = []
@@ -215,5 +232,6 @@ def _short(tables: Tables) -> list[tuple[tuple[str, ...], list[tuple[object, ...
             pairs = [float(table.loc[name, metric]) for metric in shown for table in (own, base)]
             rows.append((name, *pairs, *(float(own.loc[name, metric]) for metric in alone)))
         cases = int(own["cases"].max()) if len(own) else 0
-        out.append((columns, rows, f"{label}, means over {cases} cases, scaled 0..1 (base: {strongest})"))
+        how = " of six views" if (part["views"] == "six").any() else ""
+        out.append((columns, rows, f"{label}{how}, means over {cases} cases, scaled 0..1 (base: {strongest})"))
     return out

@@ -38,6 +38,7 @@ LIMIT = 64_000_000
 """Bytes; a longer file holds no baselines."""
 
 Plane = NDArray[np.float32]
+Weights = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class ScaledSource(Protocol):
@@ -58,6 +59,8 @@ class Baselines:
     inputs, targets: names of markers. pixels: how many the regressions saw, 0 where nothing was trained.
     input_mean: float64 ``(inputs,)``, train_mean: ``(targets,)``. ridge: ``(targets, inputs + 1)``, ridge_3x3:
     ``(targets, 2 inputs + 1)``: weights of the values, of the 3x3 means, then the constant; 0 for a target's own values.
+    mean, products: ``(2 n,)``, ``(2 n, 2 n)`` of the values and 3x3 means of all n markers (inputs, then targets that are none),
+    from which the regressions are solved anew where an image lacks an input.
     scaling: per marker the scaling that made the unit values, where it was given.
     """
 
@@ -68,7 +71,10 @@ class Baselines:
     train_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     ridge: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     ridge_3x3: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    products: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     scaling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    _solved: dict[frozenset[str], Weights] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def untrained(cls, inputs: Sequence[str], targets: Sequence[str]) -> Baselines:
@@ -101,19 +107,20 @@ class Baselines:
             sums.add(block)
         if not sums.n:
             raise InputError("the training images have no pixels to fit baselines to")
-        mean, products = sums.mean, sums.products
-        at = [list(markers).index(name) for name in inputs]
-        plain = [_solve(mean, products, markers.index(t), at, inputs, t) for t in targets]
-        both = [*at, *(len(markers) + k for k in at)]
-        wide = [_solve(mean, products, markers.index(t), both, (*inputs, *inputs), t) for t in targets]
+        used = [markers.index(name) for name in dict.fromkeys((*inputs, *targets))]
+        both = [*used, *(len(markers) + k for k in used)]
+        mean, products = sums.mean[both], sums.products[np.ix_(both, both)]
+        ridge, wide = _regressions(inputs, targets, mean, products)
         return cls(
             inputs,
             targets,
             int(sums.n),
-            mean[at],
-            mean[[list(markers).index(t) for t in targets]],
-            np.stack(plain),
-            np.stack(wide),
+            sums.mean[[markers.index(name) for name in inputs]],
+            sums.mean[[markers.index(name) for name in targets]],
+            ridge,
+            wide,
+            mean,
+            products,
             dict(scaling or {}),
         )
 
@@ -126,7 +133,7 @@ class Baselines:
         """All predictions ``(y, x)`` of one target, clipped to 0..1 where they are regressions.
 
         unit: ``(inputs, y + 2, x + 2)``, with one pixel more on each side (see :func:`with_margin`).
-        absent: inputs the image does not have; the regressions take their training mean, the mean of inputs is without them.
+        absent: inputs the image does not have; the regressions are those on the others, the mean of inputs is without them.
         """
         return self.features(unit, absent=absent).predict(target)
 
@@ -140,12 +147,20 @@ class Baselines:
         """What the predictions of all targets have in common. unit, absent: as in :meth:`predict`."""
         gone = np.array([name in absent for name in self.inputs])
         if gone.any():
-            filling = self.input_mean if self.pixels else np.zeros(len(self.inputs))
-            unit = np.where(gone[:, None, None], filling[:, None, None].astype(np.float32), unit)
+            unit = np.where(gone[:, None, None], np.float32(0), unit)
         values = np.asarray(unit[:, 1:-1, 1:-1])
         if self.pixels:
             values = np.concatenate([values, means_3x3(unit)])
         return Features(self, values, frozenset(absent))
+
+    def regressions(self, absent: frozenset[str]) -> Weights:
+        """``ridge`` and ``ridge_3x3`` as they are for images without some inputs, whose weights are 0."""
+        absent &= set(self.inputs)
+        if not absent:
+            return self.ridge, self.ridge_3x3
+        if absent not in self._solved:
+            self._solved[absent] = _regressions(self.inputs, self.targets, self.mean, self.products, absent)
+        return self._solved[absent]
 
     def constant(self, name: str, target: str) -> float | None:
         """What zero and the train mean say everywhere; None for the others."""
@@ -198,12 +213,13 @@ class Features:
         out = {ZERO: np.zeros(shape, np.float32), MEAN: _linear(used / max(1.0, used.sum()), self.values[:n])}
         if fitted.pixels:
             out[TRAIN_MEAN] = np.full(shape, fitted.train_mean[k], np.float32)
-            out[RIDGE] = np.clip(_linear(fitted.ridge[k], self.values[:n]), 0, 1)
-            out[RIDGE_3X3] = np.clip(_linear(fitted.ridge_3x3[k], self.values), 0, 1)
+            ridge, wide = fitted.regressions(self.absent)
+            out[RIDGE] = np.clip(_linear(ridge[k], self.values[:n]), 0, 1)
+            out[RIDGE_3X3] = np.clip(_linear(wide[k], self.values), 0, 1)
         return out
 
 
-_ARRAYS = ("input_mean", "train_mean", "ridge", "ridge_3x3")
+_ARRAYS = ("input_mean", "train_mean", "ridge", "ridge_3x3", "mean", "products")
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RecursionError, MemoryError,
                NotImplementedError, zipfile.BadZipFile, zipfile.LargeZipFile)  # fmt: skip
 
@@ -216,7 +232,14 @@ def _checked(about: dict[str, Any], arrays: dict[str, NDArray[np.float64]]) -> B
     if not all(isinstance(name, str) for name in [*inputs, *targets]) or not isinstance(scaling, dict):
         raise ValueError("names are not text")
     n, t = len(inputs), len(targets)
-    shapes = {"input_mean": (n,), "train_mean": (t,), "ridge": (t, n + 1), "ridge_3x3": (t, 2 * n + 1)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_mean": (n,),
+        "train_mean": (t,),
+        "ridge": (t, n + 1),
+        "ridge_3x3": (t, 2 * n + 1),
+    }
+    m = 2 * len(dict.fromkeys([*inputs, *targets]))
+    shapes |= {"mean": (m,), "products": (m, m)}
     for name, shape in shapes.items():
         array = arrays[name]
         if array.shape != shape or array.dtype != np.float64 or not np.isfinite(array).all():
@@ -259,6 +282,23 @@ def _blocks(images: Sequence[ScaledSource], most_pixels: int, seed: int) -> Iter
         yield with_margin(*places[k])
 
 
+def _regressions(
+    inputs: Sequence[str],
+    targets: Sequence[str],
+    mean: NDArray[np.float64],
+    products: NDArray[np.float64],
+    absent: Collection[str] = (),
+) -> Weights:
+    """``ridge`` and ``ridge_3x3`` of :class:`Baselines`, from its moments."""
+    markers = list(dict.fromkeys((*inputs, *targets)))
+    names = ["" if name in absent else name for name in inputs]
+    at = [markers.index(name) for name in inputs]
+    both = [*at, *(len(markers) + k for k in at)]
+    plain = [_solve(mean, products, markers.index(t), at, names, t) for t in targets]
+    wide = [_solve(mean, products, markers.index(t), both, [*names, *names], t) for t in targets]
+    return np.stack(plain), np.stack(wide)
+
+
 def _solve(
     mean: NDArray[np.float64],
     products: NDArray[np.float64],
@@ -267,8 +307,8 @@ def _solve(
     names: Sequence[str],
     target_name: str,
 ) -> NDArray[np.float64]:
-    """Weights ``(features + 1,)`` of one target, 0 for features of the target itself; the last is the constant."""
-    at = [k for k, name in enumerate(names) if name != target_name]
+    """Weights ``(features + 1,)`` of one target, 0 for features of the target itself and without a name; then the constant."""
+    at = [k for k, name in enumerate(names) if name not in ("", target_name)]
     used = [features[k] for k in at]
     out = np.zeros(len(features) + 1)
     left = products[np.ix_(used, used)] + PENALTY * np.eye(len(used))

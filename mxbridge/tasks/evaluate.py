@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mxbridge.errors import InputError, NotApplicable, UsageError
+from mxbridge.errors import InputError, NotApplicable, UnknownName, UsageError
 from mxbridge.formats.ome_zarr import is_derived
 from mxbridge.image import LocalImage
 from mxbridge.metrics.baselines import NAMES, Baselines
@@ -19,13 +20,13 @@ from mxbridge.progress import SILENT, Progress
 from mxbridge.results import ImageRef, Results
 from mxbridge.runs import Run, digest, fingerprint, result_key
 from mxbridge.stream.engine import Engine
-from mxbridge.tasks.evaluating.one_image import Candidate, Compared, HowToCompare, compare_image, open_stream
+from mxbridge.tasks.evaluating.one_image import VIEWS, Candidate, Compared, HowToCompare, compare_image, open_stream
 from mxbridge.tasks.evaluating.peer_tables import peer_files, write_peer_tables
 from mxbridge.tasks.evaluating.plots import draw_evaluation
 from mxbridge.tasks.evaluating.tables import TABLES, Tables, make_tables, save_compared, saved_comparisons
 from mxbridge.tasks.imputing.open_models import labels_of
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
-from mxbridge.training.maxim.split import CaseRow, read_cases
+from mxbridge.training.maxim.split import CaseRow, one_spelling, read_cases
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 
 ALGORITHM = "evaluate 1"
@@ -38,7 +39,8 @@ PLOTS = "plots"
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What can be chosen. See ``mxbridge evaluate --help`` for each. thresholds: in stored numbers, by marker."""
+    """What can be chosen. See ``mxbridge evaluate --help`` for each. thresholds: in stored numbers, by marker. views: ``one``, or
+    ``six``, the mean of six flipped and turned views."""
 
     markers: tuple[str, ...] = ()
     cases: Path | None = None
@@ -49,10 +51,18 @@ class EvaluateOptions:
     compat_pad: int | None = None
     compat_split: str = "test"
     value_scale: float | None = None
+    views: str = "one"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for views that are none, or that the published program does not know."""
+        if self.views not in VIEWS:
+            raise UnknownName("--views", self.views, VIEWS)
+        if self.compat_pad is not None and self.views != "one":
+            raise UsageError("--compat reproduces a program that knows no --views six")
 
     @property
     def how(self) -> HowToCompare:
-        return HowToCompare(self.compat_pad, self.value_scale)
+        return HowToCompare(self.compat_pad, self.value_scale, self.views)
 
 
 def evaluate(
@@ -95,23 +105,33 @@ def find_candidates(models: Sequence[tuple[Path, Maxim]], given: Sequence[Path])
         fitting = [p for p, baselines in loaded.items() if not why_foreign(baselines, model)]
         used.update(fitting)
         beside = path.with_name(f"{path.stem}.training") / "baselines.npz"
+        plain, why = Baselines.untrained(model.inputs, model.outputs), ""
         if fitting:
-            candidates.append(Candidate(label, model, loaded[fitting[0]]))
-            continue
-        plain = Baselines.untrained(model.inputs, model.outputs)
-        if given:
-            candidates.append(Candidate(label, model, plain, "none of the baselines given fits it"))
+            plain = loaded[fitting[0]]
+        elif given:
+            why = "none of the baselines given fits it"
         elif not beside.is_file():
-            candidates.append(Candidate(label, model, plain, f"{beside.parent.name}/{beside.name} is not there"))
+            why = f"{beside.parent.name}/{beside.name} is not there"
         else:
             found = Baselines.load(beside)
-            why = why_foreign(found, model)
-            candidates.append(Candidate(label, model, plain if why else found, f"{beside}: {why}" if why else ""))
+            why = f"{beside}: {reason}" if (reason := why_foreign(found, model)) else ""
+            plain = plain if why else found
+        candidates.append(Candidate(label, model, plain, why, uses_of(beside.with_name("split.csv"))))
     for path, baselines in loaded.items():
         if path not in used:
             why = "; ".join(why_foreign(baselines, model) for _, model in models)
             raise UsageError(f"--baselines {path} fits none of the models: {why}")
     return tuple(candidates)
+
+
+def uses_of(table: Path) -> dict[tuple[str, str], str]:
+    """What a training did with each image, by id and by name, from the table it left; nothing where there is none to read."""
+    try:
+        with table.open(encoding="utf-8", newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if all(row.get(key) for key in ("id", "image", "use"))]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {}
+    return {(key, row[key]): row["use"] for row in rows for key in ("id", "image")}
 
 
 def why_foreign(baselines: Baselines, model: Maxim) -> str:
@@ -186,7 +206,7 @@ class EvaluateTask:
                 "streams": {label: stream.describe() for label, stream in streams.items()},
             },
             counts={"cells": len(pulled.cells) if pulled.cells is not None else 0},
-            warnings=pulled.all_warnings,
+            warnings=(*pulled.all_warnings, *filter(None, (c.why_too_good(pulled.ref) for c in self.candidates))),
             notes=tuple(notes),
         )
 
@@ -249,7 +269,7 @@ class EvaluateTask:
     def finish(self, run: Run) -> None:
         """Tables and pictures over all images of the run."""
         saved = list(saved_comparisons(run))
-        self.made = make_tables(saved, self.cases, self.given)
+        self.made = make_tables(saved, self.cases, self.given, self.options.views)
         self.made.write(run.path)
         if self.options.compat_pad is not None:
             write_peer_tables(self.made.images, run.path, self.options.compat_split, self.options.compat_pad)
@@ -258,7 +278,7 @@ class EvaluateTask:
 
     def tables(self, run: Run) -> Tables:
         """Those that :meth:`finish` wrote, or would write."""
-        return self.made or make_tables(list(saved_comparisons(run)), self.cases, self.given)
+        return self.made or make_tables(list(saved_comparisons(run)), self.cases, self.given, self.options.views)
 
 
 def cases_of(refs: Sequence[ImageRef], table: Sequence[CaseRow]) -> dict[str, str]:
@@ -267,6 +287,7 @@ def cases_of(refs: Sequence[ImageRef], table: Sequence[CaseRow]) -> dict[str, st
     A row means the image with this id, name or file name (with or without its ending). Raises UsageError for images without
     a row and images with several.
     """
+    table = one_spelling(table)
     if not table:
         alone = {ref.id: sum(other.name == ref.name for other in refs) == 1 for ref in refs}
         return {ref.id: ref.name if alone[ref.id] else ref.id for ref in refs}

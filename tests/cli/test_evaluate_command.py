@@ -81,6 +81,10 @@ def test_a_project_is_read_and_left_as_it_is(project: Path, model: Path, capsys:
         (["--cases", "none.csv"], 4, "none.csv"),
         (["--inputs", "A,B"], 2, "--inputs goes with --compat maxim"),
         (["--value-scale", "-1"], 2, "--value-scale"),
+        (["--views", "seven"], 2, "no --views 'seven'"),
+        (["--views", "six", "--compat", "maxim", "--compat-pad", "256"], 2, "knows no --views six"),
+        (["--npy-panel", "A,B"], 2, "--npy-panel goes with --npy"),
+        (["--compat-split", "valid"], 2, "--compat-split goes with"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -129,4 +133,5 @@ def test_the_published_programs_own_data(
             assert ours[column].tolist() == pytest.approx(theirs[column].tolist(), rel=1e-4, abs=1e-6)
     assert "over 2 cases" in capsys.readouterr().out
     assert mxrun([*line, "--compat-split", "valid"]) == 2 and "It has: test" in capsys.readouterr().err
+    assert mxrun([*line, "--plane", "0,0"]) == 2 and "source of its own" in capsys.readouterr().err
     assert mxrun([*line, "--files", "x.tif"]) == 2 and "source of its own" in capsys.readouterr().err

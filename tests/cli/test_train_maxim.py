@@ -28,7 +28,7 @@ from tests.toy_maxim_training import MARKERS, pixels
 
 Call = Callable[..., tuple[int, str, str]]
 TINY = (
-    "--width", 2, "--patch", 32, "--batch", 2, "--steps", 4, "--validate-every", 2, "--device", "cpu", "--most-hidden", 2,
+    "--width", 2, "--patch", 32, "--batch", 2, "--steps", 4, "--validate-every", 2, "--device", "cpu",
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_weights_come_out(mxbridge: Call, tmp_path: Path, slides: Path) -> None:
     code, out, err = mxbridge(*words)
     assert code == 0, err
     assert "held back" in out and "KI67" in out and str(tmp_path / "m.safetensors") in out
-    assert "by case: " in err and "step 4: loss" in err and "Pearson" in err
+    assert "by case (every image taken for one): " in err and "step 4: loss" in err and "Pearson" in err
     assert {p.name for p in tmp_path.iterdir()} == {"m.safetensors", "m.json", "m.training"}
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     code, out, err = mxbridge(*words, "--json", "--progress", "json")
@@ -132,9 +132,7 @@ def test_the_published_programs_table(mxbridge: Call, tmp_path: Path) -> None:
         "m.safetensors",
         *TINY,
     )
-    code, out, err = mxbridge(
-        *words, "--npy-panel", ",".join(MARKERS), "--preset", "paper", "--scaling", "peer", "--json"
-    )
+    code, out, err = mxbridge(*words, "--npy-panel", ",".join(MARKERS), "--preset", "paper", "--json")
     assert code == 0, err
     card = json.loads(out)["card"]
     assert "i2.npy held back" in card["split"] and card["dtype"] == "uint8" and card["um_per_px"] == 0.25
@@ -156,8 +154,8 @@ def test_every_option_arrives(mxbridge: Call, slides: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(maxim, "train_maxim", listen)
     given = {
-        "marker": "CD3,CD8", "inputs": "DAPI", "most-hidden": 3, "scaling": "arcsinh:3", "cap": 0.9, "model-um-per-px": 0.7,
-        "fraction": 0.5, "steps": 7, "epochs": 2, "validate-every": 3, "patience": 4, "batch": 5, "patch": 64, "jitter": 0.1,
+        "marker": "CD3,CD8", "inputs": "DAPI", "scaling": "arcsinh:3", "cap": 0.9, "model-um-per-px": 0.7,
+        "fraction": 0.5, "steps": 7, "validate-every": 3, "patience": 4, "batch": 5, "patch": 64, "jitter": 0.1,
         "learning-rate": 0.01, "alpha": 0.3, "adversarial": "paper", "beta": 9, "seed": 8, "width": 6, "start": "none",
         "precision": "fp32",
     }  # fmt: skip
@@ -175,6 +173,8 @@ def test_every_option_arrives(mxbridge: Call, slides: Path, monkeypatch: pytest.
     assert (told["name"], told["device"], told["restart"], told["licence"]) == ("Ours", "cpu", False, "")
     assert told["checkpoint"] == Path("m.safetensors.checkpoint") and told["held_back"] == maxim.HoldBack()
     words = ("--files", slides, "--out", "m.safetensors", "--any-marker", "--restart", "--checkpoint", "c")
+    mxbridge("train", "maxim", *words, "--most-hidden", 3, "--epochs", 2)
+    assert (told["settings"].most_hidden, told["settings"].epochs) == (3, 2)
     mxbridge("train", "maxim", *words, "--validation-region", 0.4, "--guard", 9)
     assert told["held_back"] == maxim.HoldBack(region=0.4) and told["settings"].guard == 9
     assert told["restart"] is True and told["checkpoint"] == Path("c")
@@ -213,6 +213,11 @@ def test_the_defaults_are_the_presets() -> None:
         (("--any-marker", "--npy", "images.csv"), 2, "source of its own"),
         (("--any-marker", "--npy-panel", "A"), 2, "goes with --npy"),
         (("--any-marker", "--model-um-per-px", "9"), 6, "more than 4 times"),
+        (("--any-marker", "--epochs", "2", "--steps", "9"), 2, "--steps would have no effect"),
+        (("--any-marker", "--preset", "paper", "--validate-every", "9"), 2, "--validate-every would have no effect"),
+        (("--any-marker", "--beta", "9"), 2, "--beta would have no effect"),
+        (("--marker", "CD3", "--most-hidden", "2"), 2, "--most-hidden would have no effect"),
+        (("--any-marker", "--scaling", "peer", "--cap", "0.9"), 2, "--cap would have no effect"),
     ],
 )
 def test_wrong_use(mxbridge: Call, tmp_path: Path, slides: Path, words: tuple[str, ...], code: int, says: str) -> None:

@@ -108,14 +108,21 @@ def test_inputs_and_targets_of_a_single_marker_model() -> None:
         Baselines.fit([Held(field(1))], MARKERS, targets=("CD8",))
 
 
-def test_an_absent_input_counts_as_its_training_mean() -> None:
-    fitted, test = Baselines.fit([Held(field(1))], MARKERS), field(7)
-    filled = test.copy()
-    filled[0] = fitted.input_mean[0]
+def test_without_an_input_regressions_are_those_on_the_others(tmp_path: Path) -> None:
+    """Not the old weights on a mean in its place: a model sees what is missing, and must not win by that."""
+    twins = field(1)
+    twins[1] = twins[0] + 0.3 * (twins[1] - 0.5)
+    fitted, test = Baselines.fit([Held(twins)], MARKERS), field(7)
+    fitted.save(tmp_path / "b.npz")
+    alone = Baselines.fit([Held(twins[1:])], MARKERS[1:]).predict(whole(test[1:]), "D")
     test[0] = np.nan
-    gone, stood = fitted.predict(whole(test), "D", absent={"A"}), fitted.predict(whole(filled), "D")
-    np.testing.assert_array_equal(gone[RIDGE_3X3], stood[RIDGE_3X3])
+    for one in (fitted, Baselines.load(tmp_path / "b.npz")):
+        gone = one.predict(whole(test), "D", absent={"A"})
+        np.testing.assert_allclose(gone[RIDGE], alone[RIDGE], atol=1e-6)
+        np.testing.assert_allclose(gone[RIDGE_3X3], alone[RIDGE_3X3], atol=1e-6)
     np.testing.assert_allclose(gone[MEAN], test[1:3].mean(axis=0), atol=1e-6)
+    nothing = fitted.predict(whole(test), "D", absent={"A", "B", "C"})
+    np.testing.assert_allclose(nothing[RIDGE_3X3], nothing[TRAIN_MEAN], atol=1e-6)
 
 
 def test_without_training_there_are_two() -> None:

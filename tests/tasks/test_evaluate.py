@@ -25,6 +25,7 @@ from mxbridge.models.maxim_input import ScaledReader
 from mxbridge.panel import PanelRow
 from mxbridge.stream.engine import Engine
 from mxbridge.stream.grid import Grid
+from mxbridge.stream.views import SIX_VIEWS
 from mxbridge.tasks import evaluate as evaluate_task
 from mxbridge.tasks.evaluate import EvaluateOptions, cases_of, evaluate, find_candidates, parse_thresholds, truthful
 from mxbridge.tasks.evaluating import one_image as evaluate_image
@@ -229,6 +230,74 @@ def test_pixels_that_are_not_finite_are_no_truth(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unpictured")
+def test_six_views_are_averaged(model, tmp_path: Path) -> None:
+    """As ``impute --uncertainty`` does; another run, whose tables say so."""
+    space, engine = workspace(tmp_path, 1), Engine(workers=1)
+    plain, one = evaluate(space, [model], engine, EvaluateOptions(markers=("C",)))
+    finished, six = evaluate(space, [model], engine, EvaluateOptions(markers=("C",), views="six"))
+    assert finished.computed == 1 and finished.run.run_id != plain.run.run_id
+    assert finished.run.options["views"] == "six" and plain.run.options["views"] == "one"
+    image = space.pull(space.list()[0], None).image
+    (tile,) = MaximStream(model[1], image, engine, [Request(("C",))], views=SIX_VIEWS).tiles()
+    truth = pixels(0)[2] / 1000
+    found = {name: t.images.set_index("method")["mae"] for name, t in (("one", one), ("six", six))}
+    assert found["six"]["model"] == pytest.approx(np.abs(tile.unit[:, 0].mean(axis=0) - truth).mean(), abs=1e-6)
+    assert found["one"]["model"] == pytest.approx(np.abs(tile.unit[0, 0] - truth).mean(), abs=1e-6)
+    assert found["six"]["model"] != found["one"]["model"] and found["six"][RIDGE_3X3] == found["one"][RIDGE_3X3]
+    for name in TABLES:
+        assert set(pd.read_csv(finished.run.path / name)["views"]) == {"six"}, name
+    with pytest.raises(UsageError, match="no --views 'two'"):
+        EvaluateOptions(views="two")
+    with pytest.raises(UsageError, match="knows no --views six"):
+        EvaluateOptions(views="six", compat_pad=96)
+
+
+def test_nothing_measured_is_no_crash(tmp_path: Path) -> None:
+    """A channel of which no pixel is a number has no figures and no pictures."""
+    path = write_model(tmp_path / "m.safetensors", MARKERS, dtype="float32")
+    lost = pixels(0).astype(np.float32)
+    lost[0] = np.nan
+    space = MemoryWorkspace({"i": (lost, MARKERS, 0.5)}, {"i": labels()}, runs_home=tmp_path)
+    opened, options = open_imputation_models([str(path)]), EvaluateOptions(markers=("A",))
+    finished, tables = evaluate(space, opened, Engine(workers=1), options)
+    assert tables.images["mae"].isna().all() and (tables.images["pixels"] == 0).all()
+    assert any("no measured pixel" in note for note in finished.run.details["pictures"])
+
+
+@pytest.mark.usefixtures("unpictured")
+def test_who_is_ahead_is_told_from_images_that_both_have(model, tmp_path: Path) -> None:
+    """On a dark image zero is perfect: its ratio of infinity is in no mean, so the model's of that image must not be either."""
+    dark = pixels(0)
+    dark[1] = 0
+    lit = pixels(1)
+    lit[1] = 900
+    held = {"dark": (dark, MARKERS, 0.5), "lit": (lit, MARKERS, 0.5)}
+    space = MemoryWorkspace(held, dict.fromkeys(held, labels()), runs_home=tmp_path)
+    options = EvaluateOptions(markers=("B",), thresholds={"B": 500.0})
+    _, tables = evaluate(space, [model], Engine(workers=1), options)
+    by_image = tables.images.set_index(["image", "method"])
+    assert np.isinf(by_image.loc[("dark", "zero"), "psnr"])
+    ahead = by_image.loc[("lit", "model"), "psnr"] > by_image.loc[("lit", "zero"), "psnr"]
+    row = tables.wins.set_index("baseline").loc["zero"]
+    assert (row["psnr"], row["psnr_of"]) == (int(ahead), 1)
+    assert row["pearson_of"] == 0 and row["mae_of"] == 1
+
+
+@pytest.mark.usefixtures("unpictured")
+def test_chance_is_that_of_the_images_with_an_average_precision(model, tmp_path: Path) -> None:
+    none = pixels(1)
+    none[0] //= 4
+    held = {"some": (pixels(0), MARKERS, 0.5), "none": (none, MARKERS, 0.5)}
+    space = MemoryWorkspace(held, dict.fromkeys(held, labels()), runs_home=tmp_path)
+    options = EvaluateOptions(markers=("A",), thresholds={"A": 500.0})
+    _, tables = evaluate(space, [model], Engine(workers=1), options)
+    by_image = tables.images.set_index(["image", "method"])["prevalence"]
+    assert by_image["none", "model"] == 0 < by_image["some", "model"]
+    row = tables.markers.set_index("method").loc["model"]
+    assert row["cell_ap_chance"] == by_image["some", "model"] > row["prevalence"] and row["cell_ap_undefined"] == 1
+
+
+@pytest.mark.usefixtures("unpictured")
 def test_no_marker_is_imputed_from_itself(model, tmp_path: Path) -> None:
     scrambled = pixels(0)
     scrambled[0] = pixels(5)[0]
@@ -258,11 +327,30 @@ def test_absent_inputs_and_models_of_one_name(model, tmp_path: Path) -> None:
     missing = MemoryWorkspace({"i": (pixels(0)[[2, 3]], ("C", "D"), 0.5)}, runs_home=tmp_path)
     with pytest.raises(InputError, match="has no channel A"):
         evaluate(missing, models[1:], Engine(workers=1))
+    single_marker = MemoryWorkspace({"i": (pixels(0)[:1], ("A",), 0.5)}, runs_home=tmp_path)
+    with pytest.raises(InputError, match="has only A of the markers of MAXIM any: nothing to impute it from"):
+        evaluate(single_marker, models, Engine(workers=1))
     foreign = MemoryWorkspace({"i": (pixels(0), ("E", "F", "G", "H"), 0.5)}, runs_home=tmp_path)
     with pytest.raises(InputError, match="none of the markers"):
         evaluate(foreign, models, Engine(workers=1))
     with pytest.raises(UsageError, match="no model here imputes KI67"):
         evaluate(missing, models, Engine(workers=1), EvaluateOptions(markers=("KI67",)))
+
+
+@pytest.mark.usefixtures("unpictured")
+def test_images_of_the_training_are_said_to_be(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.safetensors", MARKERS)
+    (tmp_path / "m.training").mkdir()
+    (tmp_path / "m.training" / "split.csv").write_text(
+        "image,id,case,use\nimage 0,image 0,a,training\nimage 1,/elsewhere/image 1,b,validation\nimage 2,image 2,c,left out\n"
+    )
+    space = workspace(tmp_path, 3, cells=False, shape=(40, 36))
+    finished, _ = evaluate(space, open_imputation_models([str(path)]), Engine(workers=1))
+    said = [" ".join(image.warnings) for image in finished.run.images]
+    assert said[0] == "MAXIM was trained on it (training): its figures say nothing of new images"
+    assert said[1] == "the weights of MAXIM were chosen by an image of this name" and said[2] == ""
+    (tmp_path / "m.training" / "split.csv").write_bytes(b"\xff\x00")
+    assert evaluate_task.uses_of(tmp_path / "m.training" / "split.csv") == {}
 
 
 def test_baselines_are_found_or_said_to_be_missing(model, tmp_path: Path) -> None:

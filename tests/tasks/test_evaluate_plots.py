@@ -1,15 +1,18 @@
-"""Pictures of an evaluation: drawn from whatever there is, with what they should show."""
+"""Pictures and the published program's tables of an evaluation: made from whatever there is, with what they should show."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("matplotlib")
 
 from mxbridge.report import plots
+from mxbridge.tasks.evaluating.peer_tables import write_peer_tables
 
 COLOURS = {"model": "#0072B2", "zero": "#999999"}
 
@@ -75,3 +78,12 @@ def test_nothing_touches_the_state_of_a_notebook() -> None:
 
     plots.paired_errors({"A": {"zero": (np.ones(3), np.zeros(3))}})
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_points_in_a_name_are_no_ending(tmp_path: Path) -> None:
+    numbers = dict.fromkeys(("mae", "mse", "rmse", "psnr", "ssim_uniform7", "pearson", "p_value"), 0.5)
+    names = ("case 1.roi 1", "case 1.roi 2", "c.ome.tif")
+    rows = [{"model": "M", "marker": "A", "method": "model", "image": name, **numbers} for name in names]
+    write_peer_tables(pd.DataFrame(rows), tmp_path, "test", 96)
+    written = pd.read_csv(tmp_path / "test_96_96_stats.csv")
+    assert written["Image_Name"].tolist() == ["case 1.roi 1", "case 1.roi 2", "c.ome"]

@@ -18,11 +18,13 @@ from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.models.scaling import PEER
 from mxbridge.panel import PanelRow
 from mxbridge.progress import Progress
+from mxbridge.training.maxim import scaling as maxim_scaling
 from mxbridge.training.maxim.images import choose_dtype, choose_panel, choose_scale, gather_images
 from mxbridge.training.maxim.patches import DrawnAhead, PixelStore
 from mxbridge.training.maxim.recipe import HoldBack, first_network, prepare
 from mxbridge.training.maxim.scaling import Source, fit_scalings
 from mxbridge.training.maxim.settings import PAPER, settings_of
+from mxbridge.training.maxim.split import Region
 from mxbridge.workspaces.memory import MemoryWorkspace
 from tests.toy_maxim_training import MARKERS, images, pixels, tiny, workspace
 
@@ -222,6 +224,28 @@ def test_large_images_are_read_where_needed():
     assert np.array_equal(lean.read(1, box), prepared.store.read(1, box)) and not lean._kept
 
 
+def test_regions_are_drawn_by_their_area():
+    prepared = prepare(images(), tiny())
+    regions = (Region(0, Box(0, 0, 32, 32)), Region(1, Box(0, 0, 64, 80)), Region(2, Box(0, 0, 32, 64)))
+    patches = replace(prepared.patches(), regions=regions)
+    area = np.array([32 * 32, 64 * 80, 32 * 64])
+    np.testing.assert_allclose(patches._shares, np.cumsum(area) / area.sum())
+    assert len(patches(0)[0]) == 2
+
+
+def test_a_choice_of_blocks_is_no_column_of_the_slide(monkeypatch):
+    """Every n-th block of a slide that is n blocks wide would be its edge, where there is glass."""
+    monkeypatch.setattr(maxim_scaling, "BLOCK", 8)
+    monkeypatch.setattr(maxim_scaling, "MOST_PIXELS", 64 * 64 // 8)
+    place = MemoryWorkspace({"slide": (pixels(0, shape=(64, 64)), MARKERS, 0.5)})
+    image = gather_images([place])[0].image
+    source = maxim_scaling.Source(image, (0, 1), Box(0, 0, 64, 64))
+    chosen = maxim_scaling._chosen([source], 1 / 8)
+    assert len(chosen) == 8 and len({box.x0 for _, box in chosen}) > 2 and len({box.y0 for _, box in chosen}) > 2
+    assert chosen == maxim_scaling._chosen([source], 1 / 8)
+    assert set(maxim_scaling.fit_scalings([source], MARKERS[:2], "linear", 0.99)) == set(MARKERS[:2])
+
+
 @pytest.mark.parametrize("side", [64, 96])
 def test_too_little_to_learn_from(side):
     with pytest.raises(InputError, match="--patch"):
@@ -237,6 +261,8 @@ def test_the_papers_settings():
     assert abs(plan.validate_every - epoch) <= 2 and plan.steps == 200 * plan.validate_every
     assert (plan.patience, plan.least_steps) == (25, 50 * plan.validate_every)
     assert plan.rate(0) == plan.rate(plan.steps - 1) == 0.002 and plan.average == plan.clip_norm == 0
+    assert (paper.scaling, paper.optimizer, paper.epochs, paper.least_epochs) == ("peer", "adam", 200, 50)
+    assert settings_of("paper", markers=("KI67",), scaling="linear", cap=0.9).scaling == "linear"
     assert paper.published_start and paper.start == "none" and set(PAPER) <= set(paper.to_json())
     assert settings_of("paper", markers=("KI67",), width=8, steps=10).schedule(10**6).steps == 10
     network = first_network(prepare(images(4), replace(tiny(markers=("KI67",)), published_start=True, start="none")))

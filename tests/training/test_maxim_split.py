@@ -57,6 +57,28 @@ def test_named_cases_are_held_back_with_all_their_images():
         split_cases(cased, SHAPES, ("a", "b"), 1)
 
 
+@pytest.mark.parametrize("second", ["p 1 ", "P 1", "p  1", "P\u00a01", "\uff30 1"])  # the last: full-width letters
+def test_a_case_in_two_spellings_is_one(tmp_path: Path, second):
+    file = tmp_path / "cases.csv"
+    file.write_text(f"image,case,split\nslide0,P 1,valid\nslide1,{second},train\nslide2,p2,train\n", encoding="utf-8")
+    rows = read_cases(file)
+    assert [row.case for row in rows] == ["P 1", "P 1", "p2"]
+    with pytest.raises(UsageError, match="case P 1 is on both sides"):
+        split_cases(with_cases(images(3), rows), SHAPES, (), 1)
+    bare = table(("slide0", "P 1"), ("slide1", second.strip()), ("slide2", "p2"))
+    split = split_cases(with_cases(images(3), bare), SHAPES, (second,), 1)
+    assert [r.image for r in split.validation] == [0, 1] and [r.image for r in split.training] == [2]
+    other = with_cases(images(3), table(("slide0", "1 1"), ("slide1", "11"), ("slide2", "p2")))
+    assert [i.case for i in other] == ["1 1", "11", "p2"]
+
+
+def test_the_line_says_when_every_image_is_taken_for_a_case():
+    split = split_cases(with_cases(images(3)), SHAPES, (), 1)
+    assert split.line.startswith("by case (every image taken for one): ")
+    cased = with_cases(images(3), table(("slide0", "a"), ("slide1", "b"), ("slide2", "a")))
+    assert split_cases(cased, SHAPES, ("a",), 1).line.startswith("by case: ")
+
+
 @pytest.mark.parametrize("second", ["train", "test", ""])
 def test_a_case_on_both_sides_is_refused(second):
     rows = table(("slide0", "p1", "valid"), ("slide1", "p1", second), ("slide2", "p2", "train"))
@@ -150,6 +172,19 @@ def test_tables_of_cases(tmp_path: Path):
         read_cases(file)
     with pytest.raises(SourceError, match="no table of cases"):
         read_cases(tmp_path / "nowhere.csv")
+
+
+def test_copies_under_another_name_are_no_case_of_their_own():
+    """A file copied gets another time of change, so that nothing but its pixels tells."""
+    stacks = [pixels(0), pixels(1), pixels(0), np.zeros_like(pixels(0))]
+    places = [MemoryWorkspace({f"slide{k}": (s, MARKERS, 0.5)}) for k, s in enumerate(stacks)]
+    both, given = [image for place in places for image in gather_images([place])], tiny()
+    with pytest.raises(UsageError, match="slide2, which is held back, shows the same pixels as slide0"):
+        prepare(both, given, HoldBack(cases=("slide2",)))
+    prepare(both, given, HoldBack(cases=("slide3",)))
+    prepare(both, given, HoldBack(region=0.3))
+    together = table(("slide0", "a"), ("slide1", "b"), ("slide2", "a"), ("slide3", "c"))
+    prepare(both, given, HoldBack(cases=("a",), table=together))
 
 
 @settings(deadline=None, max_examples=12)

@@ -24,8 +24,10 @@ from mxbridge.models.familiarity import Familiarity
 from mxbridge.models.linear_start import corrected, network_input
 from mxbridge.progress import Progress
 from mxbridge.stream.engine import bf16_works_on_cpu
+from mxbridge.stream.views import SIX_VIEWS
 from mxbridge.training import loop
 from mxbridge.training.maxim import fields as maxim_fields
+from mxbridge.training.maxim import findings
 from mxbridge.training.maxim.adversary import opponent_of, prediction
 from mxbridge.training.maxim.fields import ErrorSums, judge
 from mxbridge.training.maxim.images import gather_images
@@ -194,7 +196,7 @@ def test_it_learns_what_a_regression_cannot(tmp_path):
     given = replace(tiny(markers=("KI67",), width=4, batch=4, steps=60, validate_every=30), learning_rate=1e-2)
     card = train_maxim(gather_images([MemoryWorkspace(stacks)]), given, tmp_path / "m.safetensors", device="cpu")
     assert card.metrics["KI67"]["mae"] < 0.7 * card.metrics["KI67"]["ridge_3x3_mae"]
-    assert card.split.startswith("by case: ") and card.validation["kind"] == "cases"
+    assert card.split.startswith("by case (every image taken for one): ") and card.validation["kind"] == "cases"
 
 
 @pytest.mark.parametrize(("kind", "side"), [("coded", 48), ("paper", 64)])
@@ -294,6 +296,38 @@ def test_held_back_fields_are_predicted_as_the_whole_image():
         assert np.abs(tile.unit - expected).max() < 1e-5
     limited = maxim_fields.Fields(fields.store, fields.regions, fields.panel, fields.start, 1, 1)
     assert len(limited.tiles()) == 1
+
+
+def test_six_views_are_made_of_a_part_and_the_card_says_so(monkeypatch):
+    """They cost five times the rest: of large held-back regions a seeded choice of the judged tiles is enough."""
+    monkeypatch.setattr(maxim_fields, "CORE", 32)
+    monkeypatch.setattr(maxim_fields.cores, "__defaults__", (32,))
+    prepared = prepare(images(shape=(210, 230)), tiny(), REGION)
+    network, fields = first_network(prepared).eval(), prepared.fields(10**9)
+    every = [len(t.unit) for t in fields.predict(network, SIX_VIEWS, most_in_views=4 * 3000)]
+    assert set(every) == {1, 6} and 3000 <= every.count(6) * 32 * 32 < 2 * 3000 + 32 * 32
+    monkeypatch.setattr(findings, "JUDGED_IN_VIEWS", 4 * 3000)
+    baselines = findings.fit_baselines(prepared.store, prepared.split.training, prepared.panel, prepared.scalings, 1)
+    said = findings.find_out(network, fields, baselines, prepared.split, ["a", "b", "c"]).validation
+    held_back = sum(r.pixels for r in prepared.split.validation)
+    turned = sum(said["spread"]["CD3"]["pixels"])
+    assert said["seen_on"]["errors and agreement"] == f"{held_back} of {held_back} held-back pixels"
+    assert said["seen_on"]["spread"] == f"{turned} of {held_back} held-back pixels" and 0 < turned < held_back
+    assert said["seen_on"]["channel means and input ranges"] == "training and held-back regions"
+
+
+def test_channel_means_come_from_many_small_blocks(monkeypatch):
+    """Of a slide that is too large to be read whole: few large blocks would tell glass from tissue, not slide from slide."""
+    prepared = prepare(images(1, shape=(512, 512)), tiny(), REGION)
+    regions = [*prepared.split.training, *prepared.split.validation]
+    monkeypatch.setattr(findings, "MOST_PIXELS", 512 * 256)
+    large, small = (list(findings._blocks(prepared.store, regions, 1, side)) for side in (512, 64))
+    assert len(large) < 3 and len(small) >= 32
+    assert sum(b.shape[0] * b.shape[1] for _, b in small) < 512 * 256 + 64 * 64
+    read = []
+    monkeypatch.setattr(findings, "_blocks", lambda *given: read.append(given[3]) or iter(small))
+    assert set(findings._channels(prepared.store, prepared.split, prepared.panel, 1)["input_ranges"]) == set(MARKERS)
+    assert read == [findings.SMALL_BLOCK]
 
 
 @pytest.mark.parametrize("what", ["weights", "card", "folder", "file"])

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mxbridge.cells import Cells
+from mxbridge.errors import InputError
 from mxbridge.image import Box, LocalImage
 from mxbridge.metrics.baselines import TRAIN_MEAN, ZERO, Baselines, with_margin
 from mxbridge.metrics.pixel import PixelSums
@@ -24,8 +25,10 @@ from mxbridge.metrics.smoothed import SmallCopies, smoothed_scores
 from mxbridge.metrics.ssim import SsimSums
 from mxbridge.models.maxim import Maxim, MaximStream, PredictedTile, Request, map_stored, targets_of
 from mxbridge.models.maxim_input import ScaledReader, find_markers
+from mxbridge.results import ImageRef
 from mxbridge.stream.engine import Engine
 from mxbridge.stream.measure import CellPixels
+from mxbridge.stream.views import IDENTITY, SIX_VIEWS, Views
 
 MODEL = "model"
 """Name of the model's own predictions among those of the baselines."""
@@ -37,17 +40,33 @@ SAMPLES = 20_000
 """Pixels of each image and marker that are drawn for the pictures."""
 SEED = 20261121
 
+VIEWS: Mapping[str, Views] = {"one": (IDENTITY,), "six": SIX_VIEWS}
+"""What can be averaged: the image as it is, or six flipped and turned views of it, as ``impute --uncertainty`` does."""
+
 Plane = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that is judged, its unique name, and what it has to beat. why_few: why baselines are missing."""
+    """A model that is judged, its unique name, and what it has to beat. why_few: why baselines are missing.
+
+    uses: what its training did with images, by ``("id", ...)`` and ``("image", <name>)``, where its folder says so.
+    """
 
     label: str
     model: Maxim
     baselines: Baselines
     why_few: str = ""
+    uses: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def why_too_good(self, ref: ImageRef) -> str:
+        """Words for an image whose figures say little of new images; empty for others."""
+        use = self.uses.get(("id", ref.id), "")
+        what = "it" if use else "an image of this name"
+        use = use or self.uses.get(("image", ref.name), "")
+        if use.startswith("training"):
+            return f"{self.label} was trained on {what} ({use}): its figures say nothing of new images"
+        return f"the weights of {self.label} were chosen by {what}" if use == "validation" else ""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -60,19 +79,26 @@ class Candidate:
         return tuple(marker for marker in there if not folded or marker.casefold() in folded)
 
     def requests(self, image: LocalImage, targets: Sequence[str]) -> list[Request]:
-        """Each target without itself, from all other inputs that the image has."""
+        """Each target without itself, from all other inputs that the image has. Raises InputError where there are none."""
         if not self.model.any_marker:
             return [Request(tuple(targets))]
-        absent = frozenset(self.model.inputs) - set(find_markers(image, self.model.inputs))
+        there = find_markers(image, self.model.inputs)
+        absent = frozenset(self.model.inputs) - set(there)
+        if len(there) < 2:
+            raise InputError(
+                f"{image.name} has only {', '.join(there)} of the markers of {self.label}: nothing to impute it from",
+                hint=f"The model sees {', '.join(self.model.inputs[:40])}",
+            )
         return [Request((target,), absent - {target}) for target in targets]
 
 
 @dataclass(frozen=True)
 class HowToCompare:
-    """compat_pad: as the published program pads, at the image's own scale. value_scale: of stored numbers."""
+    """compat_pad: as the published program pads, at the image's own scale. value_scale: of stored numbers. views: of VIEWS."""
 
     compat_pad: int | None = None
     value_scale: float | None = None
+    views: str = "one"
 
 
 @dataclass(frozen=True)
@@ -118,8 +144,9 @@ def compare_image(
             for tile in tiles:
                 sums += tile.inputs_sum
                 features = candidate.baselines.features(reader.read(tile.tile.core), absent=reader.absent)
+                imputed = tile.unit.mean(axis=0, dtype=np.float64).astype(np.float32)
                 for k, target in enumerate(targets):
-                    predictions = {MODEL: tile.unit[0, k], **features.predict(target)}
+                    predictions = {MODEL: imputed[k], **features.predict(target)}
                     comparisons[k].add(tile, tile.measured[k], predictions, SAMPLES / area)
                     if means is not None and tile.pixels is not None:
                         stored = map_stored(candidate.model, target, tile.measured[k], stream.value_scale)
@@ -159,6 +186,7 @@ def open_stream(
         candidate.requests(image, targets),
         cells=cells,
         measured=targets,
+        views=VIEWS[how.views],
         compat_pad=how.compat_pad,
         value_scale=how.value_scale,
     )

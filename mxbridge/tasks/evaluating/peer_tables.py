@@ -5,6 +5,7 @@ Its program evaluates one marker; where several are compared, each has a folder 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,8 @@ from mxbridge.tasks.evaluating.one_image import MODEL
 from mxbridge.tasks.score_maps import plain_names
 
 METHODS = {"stats": MODEL, "stats_zero": ZERO, "stats_mean": MEAN}
+_ENDING = re.compile(r"\.(npy|tiff?|zarr|qptiff|svs|ndpi|png|jpe?g)$", re.IGNORECASE)
+"""Of an image file; images of the published program's tables are called without it, and may have points in their names."""
 GREY = 255
 """Unit values become grey levels."""
 
@@ -41,7 +44,7 @@ def write_peer_tables(images: pd.DataFrame, folder: Path, split: str, pad: int) 
 def _peer_table(rows: pd.DataFrame, *, with_correlation: bool) -> pd.DataFrame:
     table = pd.DataFrame(
         {
-            "Image_Name": [Path(name).stem for name in rows["image"]],
+            "Image_Name": [_ENDING.sub("", name) for name in rows["image"]],
             "MAE": rows["mae"].to_numpy(float) * GREY,
             "MSE": rows["mse"].to_numpy(float) * GREY**2,
             "SSIM": rows["ssim_uniform7"].to_numpy(float),

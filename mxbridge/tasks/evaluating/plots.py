@@ -43,8 +43,12 @@ def draw_evaluation(saved: Sequence[Saved], tables: Tables, folder: Path) -> tup
     for label, plain in zip(labels, plain_names(labels), strict=True):
         mine = [one for one in saved if one.label == label]
         images = tables.images[tables.images["model"] == label]
+        if not np.isfinite(images["mae"].to_numpy(float)).any():
+            notes.append(f"{label}: no pictures: no measured pixel is a number")
+            continue
         _write(violins_of(images), folder / f"{plain} violins.png")
-        _write(paired_of(mine), folder / f"{plain} paired errors.png")
+        if (paired := paired_of(mine)) is not None:
+            _write(paired, folder / f"{plain} paired errors.png")
         if (curves := curves_of(mine, tables)) is not None:
             _write(curves, folder / f"{plain} precision and recall.png")
         components = components_of(mine, images)
@@ -73,8 +77,9 @@ def violins_of(images: pd.DataFrame) -> Figure:
     return plots.violins(values, markers, {method: COLOURS[method] for method in methods})
 
 
-def paired_of(saved: Sequence[Saved]) -> Figure:
-    """Errors of the model beside those of the mean of the inputs, as in the paper, and of the strongest regression."""
+def paired_of(saved: Sequence[Saved]) -> Figure | None:
+    """Errors of the model beside those of the mean of the inputs, as in the paper, and of the strongest regression; None where
+    no pixel was drawn."""
     pairs: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for marker in dict.fromkeys(m for one in saved for m in one.markers):
         holders = [one for one in saved if marker in one.markers]
@@ -83,7 +88,8 @@ def paired_of(saved: Sequence[Saved]) -> Figure:
         methods = [row["method"] for row in holders[0].rows if row["marker"] == marker]
         errors = dict(zip(methods, np.abs(samples[1:] - samples[0]), strict=True))
         pairs[marker] = {b: (errors[b], errors[MODEL]) for b in (MEAN, RIDGE_3X3) if b in errors and samples.shape[1]}
-    return plots.paired_errors({marker: found for marker, found in pairs.items() if found})
+    there = {marker: found for marker, found in pairs.items() if found}
+    return plots.paired_errors(there) if there else None
 
 
 def curves_of(saved: Sequence[Saved], tables: Tables) -> Figure | None:

@@ -2,7 +2,8 @@
 
 A case's value is the mean over its images, a marker's the mean over cases with a 95 % interval (drawn from cases, because images
 of one case are alike). What is not a finite number (a peak signal-to-noise ratio of infinity, a correlation with a constant) is
-in the table of images and never in a mean; how often that was is counted.
+in the table of images and never in a mean; how often that was is counted. Who is ahead is told from images in which both have a
+finite value: a mean without a rival's perfect images would not be its mean.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from mxbridge.tasks.evaluating.one_image import MEASURED, MODEL, STORED, Compare
 
 RECORD = "comparison.json"
 PIXEL = (*pixel.METRICS, *ssim.RADIUS, *smoothed.METRICS)
-METRICS = (*PIXEL, *cell.METRICS, "prevalence")
+COMPARED = (*PIXEL, *cell.METRICS)
+CHANCE = "cell_ap_chance"
+"""Prevalence in the images that have an average precision: what guessing reaches there. Images without positive cells have none."""
+METRICS = (*COMPARED, "prevalence", CHANCE)
 LOWER_IS_BETTER = {"mae", "mse", "rmse", "smooth_l1", "smooth_l2", "cell_mae"}
 
 IMAGE_COLUMNS = (
     "model", "marker", "method", "image", "image_id", "case", "pixels", *PIXEL, "p_value",
-    "cells", *cell.METRICS, "prevalence", "threshold", "threshold_from", "why_not",
+    "cells", *cell.METRICS, "prevalence", CHANCE, "threshold", "threshold_from", "why_not", "views",
 )  # fmt: skip
 GROUP = ["model", "marker", "method"]
 TABLES = ("images.csv", "cases.csv", "markers.csv", "wins.csv")
@@ -142,11 +146,14 @@ def saved_comparisons(run: Run) -> Iterator[Saved]:
         yield from found
 
 
-def make_tables(saved: Sequence[Saved], cases: Mapping[str, str], given: Mapping[str, float]) -> Tables:
-    """cases: case by image id. given: thresholds in stored numbers, by marker (lower case). Raises BrokenFile."""
+def make_tables(
+    saved: Sequence[Saved], cases: Mapping[str, str], given: Mapping[str, float], views: str = "one"
+) -> Tables:
+    """cases: case by image id. given: thresholds in stored numbers, by marker (lower case). views: how many of them the models'
+    predictions are the mean of, for the tables' column of that name. Raises BrokenFile."""
     thresholds = {key: _threshold(*key, saved, given) for key in _with_cells(saved)}
     rows = [row for one in saved for row in _image_rows(one, cases[one.image.id], thresholds)]
-    images = pd.DataFrame(rows, columns=list(IMAGE_COLUMNS))
+    images = pd.DataFrame([{**row, "views": views} for row in rows], columns=list(IMAGE_COLUMNS))
     if not rows:
         nothing = pd.DataFrame(columns=GROUP)
         return Tables(images, nothing, nothing, nothing, {})
@@ -159,7 +166,10 @@ def make_tables(saved: Sequence[Saved], cases: Mapping[str, str], given: Mapping
     markers = pd.DataFrame(
         [_marker_row(tuple(map(str, key)), part, images) for key, part in table.groupby(GROUP, sort=False)]
     )
-    return Tables(images, table, markers, _wins(markers), thresholds)
+    wins = _wins(finite)
+    for one in (table, markers, wins):
+        one["views"] = views
+    return Tables(images, table, markers, wins, thresholds)
 
 
 def _with_cells(saved: Sequence[Saved]) -> list[tuple[str, str]]:
@@ -197,7 +207,8 @@ def _image_rows(one: Saved, case: str, thresholds: Mapping[tuple[str, str], Thre
         measured = cells[column(row["marker"], MEASURED)].to_numpy()
         imputed = cell_values(cells, row)
         scores = compare_cells(measured, imputed, positive_cells(cells, row["marker"], threshold))
-        yield {**out, **vars(scores), "threshold": threshold.value, "threshold_from": threshold.origin}
+        chance = scores.prevalence if math.isfinite(scores.cell_ap) else math.nan
+        yield {**out, **vars(scores), CHANCE: chance, "threshold": threshold.value, "threshold_from": threshold.origin}
 
 
 def cell_values(cells: pd.DataFrame, row: Mapping[str, Any]) -> np.ndarray:
@@ -219,6 +230,7 @@ def _marker_row(key: tuple[str, ...], cases: pd.DataFrame, images: pd.DataFrame)
     numbers = mine[list(METRICS)].apply(pd.to_numeric)
     row["psnr_infinite"] = int(np.isinf(numbers["psnr"]).sum())
     row["pearson_undefined"] = int(numbers["pearson"].isna().sum())
+    row["cell_ap_undefined"] = int((numbers["cell_ap"].isna() & (mine["cells"] > 0)).sum())
     return {**row, "cells": int(mine["cells"].sum()), "threshold": _only(mine["threshold"]), "intervals": why or "95 %"}
 
 
@@ -227,15 +239,22 @@ def _only(values: pd.Series) -> float:
     return float(there[0]) if len(there) else math.nan
 
 
-def _wins(markers: pd.DataFrame) -> pd.DataFrame:
-    """For every model, baseline and metric: on how many markers the model is ahead, of how many that both have."""
+def _wins(images: pd.DataFrame) -> pd.DataFrame:
+    """For every model, baseline and metric: on how many markers the model is ahead, of how many that both have.
+
+    images: NaN where a number is not finite. Means over cases of means over those images that have both numbers.
+    """
     rows = []
-    for label, part in markers.groupby("model", sort=False):
-        pivot = {metric: part.pivot(index="marker", columns="method", values=metric) for metric in METRICS[:-1]}
+    for label, part in images.groupby("model", sort=False):
+        pivot = {
+            metric: part.pivot(index=["marker", "case", "image_id"], columns="method", values=metric)
+            for metric in COMPARED
+        }
         for baseline in [m for m in part["method"].unique() if m != MODEL]:
             row: dict[str, Any] = {"model": label, "baseline": baseline, "markers": part["marker"].nunique()}
             for metric, table in pivot.items():
                 both = table[[MODEL, baseline]].dropna()
+                both = both.groupby(level=["marker", "case"]).mean().groupby(level="marker").mean()
                 ahead = both[MODEL] < both[baseline] if metric in LOWER_IS_BETTER else both[MODEL] > both[baseline]
                 row |= {metric: int(ahead.sum()), f"{metric}_of": len(both)}
             rows.append(row)

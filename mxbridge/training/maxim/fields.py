@@ -7,7 +7,7 @@ at once. An any-marker network is asked for one marker at a time, with that one 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,10 +71,22 @@ class Fields:
             pixels += every[k][1].shape[0] * every[k][1].shape[1]
         return [every[k] for k in sorted(chosen)]
 
-    def predict(self, network: MaximUNet, views: Views = (IDENTITY,)) -> Iterator[FieldTile]:
-        """Every tile of :meth:`tiles`. network: in evaluation mode, on any device."""
+    @property
+    def pixels(self) -> int:
+        """Of all regions."""
+        return sum(region.pixels for region in self.regions)
+
+    def predict(
+        self, network: MaximUNet, views: Views = (IDENTITY,), *, most_in_views: int | None = None
+    ) -> Iterator[FieldTile]:
+        """Every tile of :meth:`tiles`. network: in evaluation mode, on any device.
+
+        most_in_views: pixel passes, views not counted, beyond which tiles are seen in the first view alone.
+        """
         fused = FusedMaxim(network)
-        for k, core in self.tiles():
+        every = self.tiles()
+        turned = every if most_in_views is None else replace(self, most=min(self.most, most_in_views)).tiles()
+        for k, core in every:
             region = self.regions[k]
             shape = self.store.shape(region.image)
             outer = _outer(core, shape)
@@ -83,7 +95,8 @@ class Fields:
             padded = pad_by_reflection(planes, seen, outer, shape)
             inside = _within(core, outer)
             own = _cut(padded, inside).numpy()
-            unit = predicted(fused, padded, inside, self.panel, self.start, views)
+            shown = views if (k, core) in turned else views[:1]
+            unit = predicted(fused, padded, inside, self.panel, self.start, shown)
             box = _within(core, region.box)
             yield FieldTile(k, box, unit, own[self.panel.output_planes], own)
 

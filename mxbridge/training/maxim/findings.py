@@ -28,10 +28,13 @@ from mxbridge.training.maxim.split import Region, Split
 SPREAD_SOURCE = "six views"
 MOST_PIXELS = 16_000_000
 """Read to learn what channels are like; of more, a seeded choice of blocks."""
-BLOCK = 512
+BLOCK, SMALL_BLOCK = 512, 256
+"""Sides. Of whole slides few blocks are read: the mean of an image is better known from many small ones."""
 EXAMPLES = 4
 """Held-back patches that are shown."""
 EXAMPLE_SIDE = 128
+JUDGED_IN_VIEWS = 4_000_000
+"""Pixel passes (pixels x markers) that six views are made of, the dearest part by far: enough for the error by spread."""
 FIELDS_WANTED = 10
 """Regions are cut in four where there are fewer, so that their scatter can be told."""
 
@@ -85,9 +88,9 @@ def fit_baselines(
     return Baselines.fit(sources, panel.planes, inputs=panel.inputs, targets=panel.outputs, scaling=scaling, seed=seed)
 
 
-def _blocks(store: PixelStore, regions: Sequence[Region], seed: int) -> Iterator[tuple[Region, Box]]:
+def _blocks(store: PixelStore, regions: Sequence[Region], seed: int, side: int = BLOCK) -> Iterator[tuple[Region, Box]]:
     """Blocks of regions, counted from their first pixel: all, or a seeded choice of MOST_PIXELS."""
-    every = [(r, core) for r in regions for core in cores(Box(0, 0, *r.box.shape), BLOCK)]
+    every = [(r, core) for r in regions for core in cores(Box(0, 0, *r.box.shape), side)]
     chosen: list[int] = []
     pixels = 0
     for k in np.random.default_rng([seed, 35]).permutation(len(every)):
@@ -100,20 +103,27 @@ def _blocks(store: PixelStore, regions: Sequence[Region], seed: int) -> Iterator
 
 
 def find_out(network: MaximUNet, fields: Fields, baselines: Baselines, split: Split, names: Sequence[str]) -> Findings:
-    """Judge the trained network on its held-back regions, beside the regressions. names: of the images, by number."""
+    """Judge the trained network on its held-back regions, beside the regressions. names: of the images, by number.
+
+    Of large regions a seeded choice of tiles is judged (``fields.most``), and of these a part in six views.
+    """
     panel = fields.panel
     outputs = panel.outputs
     blocks = [BlockSums(len(outputs), region.box.shape) for region in fields.regions]
     spreads = [SpreadTable(SPREAD_SOURCE) for _ in outputs]
     errors = {kind: ErrorSums(len(outputs)) for kind in ("", RIDGE, RIDGE_3X3)}
     examples: list[Example] = []
-    for tile in fields.predict(network, SIX_VIEWS):
+    judged, turned = 0, 0
+    for tile in fields.predict(network, SIX_VIEWS, most_in_views=JUDGED_IN_VIEWS):
         region = fields.regions[tile.field]
         errors[""].add(tile.unit[0], tile.truth)
         blocks[tile.field].add(tile.box, tile.unit[0], tile.truth)
-        middle, scatter = tile.unit.mean(axis=0), tile.unit.std(axis=0)
-        for k, table in enumerate(spreads):
-            table.add(scatter[k], np.abs(middle[k] - tile.truth[k]))
+        judged += tile.truth[0].size
+        if len(tile.unit) == len(SIX_VIEWS):
+            turned += tile.truth[0].size
+            middle, scatter = tile.unit.mean(axis=0), tile.unit.std(axis=0)
+            for k, table in enumerate(spreads):
+                table.add(scatter[k], np.abs(middle[k] - tile.truth[k]))
         source = RegionSource(fields.store, region)
         unit = with_margin(source, tile.box)[[panel.planes.index(name) for name in baselines.inputs]]
         rivals = baselines.predict_many(unit, outputs)
@@ -124,6 +134,12 @@ def find_out(network: MaximUNet, fields: Fields, baselines: Baselines, split: Sp
     return Findings(
         {
             "kind": split.kind,
+            "seen_on": {
+                "errors and agreement": f"{judged} of {fields.pixels} held-back pixels",
+                "spread": f"{turned} of {fields.pixels} held-back pixels",
+                "channel means and input ranges": "training and held-back regions",
+                "scaling, linear start and baselines": "training regions",
+            },
             "agreement": agreement_record(blocks, outputs),
             "spread": {name: table.record() for name, table in zip(outputs, spreads, strict=True)},
             **_channels(fields.store, split, panel, fields.seed),
@@ -162,7 +178,7 @@ def _channels(store: PixelStore, split: Split, panel: Panel, seed: int) -> dict[
     regions = [*split.training, *split.validation]
     parts: dict[tuple[int, int], InputSums] = {}
     cut = 1 if len(regions) >= FIELDS_WANTED else 2
-    for region, box in _blocks(store, regions, seed):
+    for region, box in _blocks(store, regions, seed, SMALL_BLOCK):
         number = regions.index(region)
         for k, part in enumerate(_cut(box, region.box.shape, cut)):
             if 0 not in part.shape:

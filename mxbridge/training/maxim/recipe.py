@@ -55,7 +55,16 @@ from mxbridge.training.maxim.images import (
 from mxbridge.training.maxim.patches import DrawnAhead, MaximPatches, PixelStore
 from mxbridge.training.maxim.scaling import Source, fit_scalings
 from mxbridge.training.maxim.settings import MaximSettings
-from mxbridge.training.maxim.split import CaseRow, Region, Split, split_cases, split_regions, take_fraction, with_cases
+from mxbridge.training.maxim.split import (
+    CaseRow,
+    Region,
+    Split,
+    check_no_copies,
+    split_cases,
+    split_regions,
+    take_fraction,
+    with_cases,
+)
 from mxbridge.training.target import check_target
 
 NAME = "MAXIM"
@@ -64,8 +73,9 @@ RECIPE = (
     "maxim/settings", "maxim/split",
 )  # fmt: skip
 """Modules that decide the numbers of a training; a checkpoint of another code is refused."""
-JUDGED_WHILE_TRAINING, JUDGED_AT_THE_END = 8_000_000, 64_000_000
-"""Pixel passes of a judgement (see :class:`~mxbridge.training.maxim.fields.Fields`)."""
+JUDGED_WHILE_TRAINING, JUDGED_AT_THE_END = 8_000_000, 16_000_000
+"""Pixel passes of a judgement (see :class:`~mxbridge.training.maxim.fields.Fields`): some 12 and 25 CPU seconds at width 12, and
+about 35 more for the six views, however much is held back (1.5 to 2.5 µs per pixel, marker and view on one thread)."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +231,7 @@ def prepare(
     scalings = fit_scalings(sources, panel.planes, settings.scaling, settings.cap, progress)
     in_order = [scalings[m] for m in panel.planes]
     readers = [ScaledReader(i.image, marker_channels(i, panel), in_order, um_per_px) for i in kept]
+    check_no_copies(split, kept, readers)
     store = PixelStore(readers, len(panel.planes))
     start = fit_start(store, split.training, panel, settings.seed) if settings.start == "linear" else None
     prepared = Prepared(settings, tuple(kept), panel, um_per_px, dtype, split, scalings, store, start)

@@ -21,7 +21,9 @@ from mxbridge.stream.quantile import BINS, patterns
 from mxbridge.training.maxim.settings import parse_scaling
 
 MOST_PIXELS = 64_000_000
-"""Looked at per channel; of more, every n-th block is."""
+"""Looked at per channel; of more, a choice of blocks that is always the same."""
+CHOICE = 36
+"""Seed of that choice. Every n-th block would be the same column of a slide that is n blocks wide."""
 BLOCK = 512
 """Side of a block in pixels."""
 SATURATED = 0.01
@@ -83,14 +85,14 @@ def fit_scalings(
 
 def _look(sources: Sequence[Source], markers: int, cap: float, progress: Progress) -> list[Found]:
     total = sum(s.box.shape[0] * s.box.shape[1] for s in sources)
-    every = max(1, -(-total // MOST_PIXELS))
-    if every > 1:
-        progress.note(f"the scaling is found on one block of {BLOCK} x {BLOCK} pixels in {every}")
+    share = min(1.0, MOST_PIXELS / max(1, total))
+    if share < 1:
+        progress.note(f"the scaling is found on {share:.2%} of the training pixels, in blocks of {BLOCK} x {BLOCK}")
     counts = np.zeros((markers, BINS), np.int64)
     seen = np.zeros((3, markers), np.int64)  # all, finite, above zero
     lowest, highest = np.full(markers, np.inf), np.full(markers, -np.inf)
     whole = all(s.image.dtype.kind in "biu" and s.image.dtype.itemsize <= 2 for s in sources)
-    for plane, k in _planes(sources, every):
+    for plane, k in _planes(sources, share):
         finite = np.isfinite(plane)
         values = plane if finite.all() else plane[finite]
         pattern = _pattern(values, whole)
@@ -102,7 +104,7 @@ def _look(sources: Sequence[Source], markers: int, cap: float, progress: Progres
     if whole:
         values_at = [[float(_at(counts[k], r)) for r in ranks] for k, ranks in enumerate(wanted)]
     else:
-        values_at = _second_pass(sources, every, counts, wanted)
+        values_at = _second_pass(sources, share, counts, wanted)
     return [
         Found(
             share=values[0] if len(values) else 0.0,
@@ -128,12 +130,12 @@ def _at(counts: NDArray[np.int64], rank: int) -> int:
 
 
 def _second_pass(
-    sources: Sequence[Source], every: int, counts: NDArray[np.int64], wanted: Sequence[Sequence[int]]
+    sources: Sequence[Source], share: float, counts: NDArray[np.int64], wanted: Sequence[Sequence[int]]
 ) -> list[list[float]]:
     """The values at the ranks, whose upper halves the counts tell and whose lower halves are counted now."""
     uppers = [[_at(counts[k], r) for r in ranks] for k, ranks in enumerate(wanted)]
     lower = [{u: np.zeros(BINS, np.int64) for u in us} for us in uppers]
-    for plane, k in _planes(sources, every):
+    for plane, k in _planes(sources, share):
         pattern = _pattern(plane[np.isfinite(plane)], False)
         for upper, count in lower[k].items():
             count += np.bincount(pattern[pattern >> 16 == upper] & 0xFFFF, minlength=BINS)
@@ -152,19 +154,24 @@ def _pattern(values: NDArray[Any], whole: bool) -> NDArray[np.int64]:
     return patterns(values if whole else values.astype(np.float32))
 
 
-def _planes(sources: Sequence[Source], every: int) -> Iterator[tuple[NDArray[Any], int]]:
-    """Stored numbers ``(y, x)`` of one block and marker after the other, of every n-th block."""
-    number = 0
-    for source in sources:
-        box = source.box
-        for y in range(box.y0, box.y1, BLOCK):
-            for x in range(box.x0, box.x1, BLOCK):
-                number += 1
-                if (number - 1) % every:
-                    continue
-                part = Box(y, x, min(y + BLOCK, box.y1), min(x + BLOCK, box.x1))
-                for k, plane in enumerate(_read(source.image, source.channels, part)):
-                    yield plane, k
+def _planes(sources: Sequence[Source], share: float) -> Iterator[tuple[NDArray[Any], int]]:
+    """Stored numbers ``(y, x)`` of one block and marker after the other, of a share of the blocks, always the same."""
+    for source, part in _chosen(sources, share):
+        for k, plane in enumerate(_read(source.image, source.channels, part)):
+            yield plane, k
+
+
+def _chosen(sources: Sequence[Source], share: float) -> list[tuple[Source, Box]]:
+    """At least one block, in the order of the sources."""
+    every = [
+        (source, Box(y, x, min(y + BLOCK, source.box.y1), min(x + BLOCK, source.box.x1)))
+        for source in sources
+        for y in range(source.box.y0, source.box.y1, BLOCK)
+        for x in range(source.box.x0, source.box.x1, BLOCK)
+    ]
+    count = len(every) if share >= 1 else max(1, round(share * len(every)))
+    drawn = np.random.default_rng(CHOICE).permutation(len(every))[:count]
+    return [every[k] for k in sorted(drawn.tolist())]
 
 
 def _read(image: LocalImage, channels: Sequence[int], box: Box) -> NDArray[Any]:

@@ -155,6 +155,7 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
 }
 
 PAPER: Mapping[str, Any] = {
+    "scaling": "peer",
     "width": 32,
     "side": 256,
     "batch": 64,
@@ -175,7 +176,8 @@ PAPER: Mapping[str, Any] = {
     "patience": 25,
     "jitter": 0.0,
 }
-"""The published study's (fact sheet, 3.2)."""
+"""The published study's: 8-bit images divided by 255, patches of 256, its network, loss, optimiser and early stop. Images of other
+depths need another ``scaling``."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {"house": {}, "paper": PAPER}
 
@@ -188,7 +190,23 @@ def settings_of(preset: str, **given: Any) -> MaximSettings:
     chosen = {**PRESETS[preset], **own}
     if "steps" in own and "epochs" not in own:
         chosen["epochs"] = 0
+    _check_effect(own, chosen)
     return MaximSettings(**chosen)
+
+
+def _check_effect(own: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    """Raise UsageError for what was given and would change nothing beside the rest."""
+    by_epoch = bool(chosen.get("epochs"))
+    idle = {
+        "steps": by_epoch and "--epochs says how long: give one of the two",
+        "validate_every": by_epoch and "by epochs there is one validation an epoch: give --steps with it",
+        "beta": not chosen.get("adversarial") and "it goes with --adversarial",
+        "most_hidden": not chosen.get("any_marker") and "it goes with --any-marker",
+        "cap": str(chosen.get("scaling", "")).partition(":")[0] == "peer" and "--scaling peer divides by 255",
+    }
+    for name, why in idle.items():
+        if name in own and why:
+            raise UsageError(f"--{name.replace('_', '-')} would have no effect: {why}")
 
 
 def parse_scaling(text: str, high: float) -> Scaling:

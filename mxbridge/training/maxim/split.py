@@ -7,7 +7,9 @@ regions alone.
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 
 from mxbridge.errors import BrokenFile, InputError, SourceError, UnknownName, UsageError
 from mxbridge.image import Box
+from mxbridge.models.maxim_input import ScaledReader
 from mxbridge.training.maxim.images import TrainingImage
 
 VALIDATION_SHARE = 0.2
@@ -24,6 +27,8 @@ VALIDATION_SHARE = 0.2
 SIDES = {"": "", "train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid"}
 TEST = "test"
 """Images of this side are neither learned from nor validated on."""
+COMPARED = 64
+"""Side of the part of an image that tells copies."""
 LEAST_ROWS = 16
 """Of a region that is held back."""
 
@@ -61,7 +66,10 @@ class CaseRow(NamedTuple):
 
 
 def read_cases(path: Path) -> tuple[CaseRow, ...]:
-    """A CSV with the columns image, case and perhaps split (train, valid, test). Raises SourceError, BrokenFile."""
+    """A CSV with the columns image, case and perhaps split (train, valid, test). Raises SourceError, BrokenFile.
+
+    Cases that differ in case, blanks or the form of their letters alone are one case (see :func:`one_spelling`).
+    """
     try:
         if not path.is_file():
             raise SourceError(f"no table of cases at {path}")
@@ -76,7 +84,20 @@ def read_cases(path: Path) -> tuple[CaseRow, ...]:
         raise SourceError(f"{path}: the cases cannot be read ({error.strerror or error})") from error
     if not {"image", "case"} <= set(columns):
         raise BrokenFile(path, "has no columns 'image' and 'case'", hint="Columns: image, case, and perhaps split")
-    return tuple(rows)
+    return one_spelling(rows)
+
+
+def one_spelling(rows: Sequence[CaseRow]) -> tuple[CaseRow, ...]:
+    """Rows in which ``P 1``, ``p 1`` and ``P  1`` are called as the first of them is: a patient who is typed in two ways must not
+    be on both sides of a split."""
+    spelled: dict[str, str] = {}
+    for row in rows:
+        spelled.setdefault(_plain(row.case), row.case)
+    return tuple(row._replace(case=spelled[_plain(row.case)]) for row in rows)
+
+
+def _plain(case: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", case).casefold().split())
 
 
 def _case_row(path: Path, number: int, row: Mapping[str, str | None]) -> CaseRow:
@@ -97,7 +118,7 @@ def with_cases(images: Sequence[TrainingImage], table: Sequence[CaseRow] = ()) -
     if not table:
         return [replace(i, case=i.case or _own_case(i, images)) for i in images]
     cases: dict[str, CaseRow] = {}
-    for row in table:
+    for row in one_spelling(table):
         fitting = [i.id for i in images if row.image in (i.id, i.name)] or [
             i.id for i in images if row.image in (Path(i.id).name, Path(i.id).stem, str(Path(i.id)))
         ]
@@ -163,7 +184,11 @@ def split_cases(
     if not training or not validation:
         raise UsageError(f"all cases would be {'held back' if validation else 'trained on'}", hint=_WHAT_TO_DO)
     whole = [Region(k, Box(0, 0, *shape)) for k, shape in enumerate(shapes)]
-    line = f"by case: {_listed(validation)} held back to choose the weights, {_listed(training)} trained on"
+    alone = len({image.case for image in images}) == len(images)
+    line = (
+        f"by case{' (every image taken for one)' if alone else ''}: {_listed(validation)} held back to choose the weights, "
+        f"{_listed(training)} trained on"
+    )
     return Split(
         "cases",
         tuple(r for r in whole if images[r.image].case in training and sides[r.image] != TEST),
@@ -188,7 +213,7 @@ def _enough_cases(cases: Sequence[str]) -> None:
 
 
 def _known_case(name: str, cases: Sequence[str]) -> str:
-    folded = [c for c in cases if c == name] or [c for c in cases if c.casefold() == name.casefold()]
+    folded = [c for c in cases if c == name] or [c for c in cases if _plain(c) == _plain(name)]
     folded = folded or [c for c in cases if Path(c).name == name]
     if len(folded) != 1:
         raise UnknownName("case", name, cases)
@@ -225,6 +250,34 @@ def split_regions(
         "unused; both sides are of the same images, so this says less of new slides than a split by case"
     )
     return Split("region", tuple(training), tuple(validation), line, tuple(rows))
+
+
+def check_no_copies(split: Split, images: Sequence[TrainingImage], readers: Sequence[ScaledReader]) -> None:
+    """Raises UsageError where a held-back image shows what one that is trained on shows: a copy that is called otherwise.
+
+    Told by the middle of images of one size; one without anything there is not told.
+    """
+    if split.kind == "region":
+        return
+    learned = {readers[r.image].shape for r in split.training}
+    held_back = {readers[r.image].shape for r in split.validation}
+    marks = {
+        _middle(readers[r.image]): images[r.image].name for r in split.training if readers[r.image].shape in held_back
+    }
+    for region in split.validation:
+        mark = _middle(readers[region.image]) if readers[region.image].shape in learned else b""
+        if mark and mark in marks:
+            raise UsageError(
+                f"{images[region.image].name}, which is held back, shows the same pixels as {marks[mark]}",
+                hint="Leave one of them out, or give both the same case with --cases",
+            )
+
+
+def _middle(reader: ScaledReader) -> bytes:
+    """Hash of the middle of an image; empty for one without anything there."""
+    (y, height), (x, width) = (((n - min(n, COMPARED)) // 2, min(n, COMPARED)) for n in reader.shape)
+    pixels = reader.read(Box(y, x, y + height, x + width))
+    return hashlib.sha256(pixels.tobytes()).digest() if np.ptp(pixels) > 0 else b""
 
 
 def _row(image: TrainingImage, use: str) -> Mapping[str, str]:
