@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mxbridge.cli import console, options
+from mxbridge.cli.process import keep_freed_memory
 from mxbridge.cli.sources import open_source
 from mxbridge.errors import UsageError
 
@@ -122,11 +123,16 @@ def importance(
     )
     task = ImportanceTask([loaded for _, loaded in opened], Engine(device=device, workers=workers), chosen)
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
+    keep_freed_memory()
     finished = run_over_images(
         workspace, refs, task, all_named=bool(image), out=out, publish=False, resume=resume, progress=teller
     )
     _say_result(finished, task, as_json=json)
     finished.raise_for_errors()
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _names(option: str, text: str | None) -> tuple[str, ...]:
@@ -157,10 +163,12 @@ def _say_result(finished: Finished, task: ImportanceTask, *, as_json: bool) -> N
         means = table.groupby(["target", "model", "input"], sort=False)[shares].mean().reset_index()
         means = means.sort_values(["target", "model", shares[0]], ascending=[True, True, False], kind="stable")
         names = ("target", "model", "input", "abs. %", "pos. %", "neg. %")
-        console.print_table(names, [tuple(row) for row in means.itertuples(index=False)])
-        worst = (table["delta"].abs() / table["change"].abs().clip(lower=1e-9)).max()
+        rows = [(*row[:3], *(round(float(share), 1) for share in row[3:])) for row in means.itertuples(index=False)]
+        console.print_table(names, rows)
+        summed = table.groupby(["image_id", "target", "model"])["absolute"].transform("sum")
+        worst = (table["delta"].abs() / summed.clip(lower=1e-9)).max()
         console.out.print(
-            f"Means over {table['image_id'].nunique()} images. Attributions miss what they should add up to by at most {worst:.1%}"
+            f"Means over {_images(table['image_id'].nunique())}. What they should add up to is missed by at most {worst:.1%} of their size"
             f"{'; more --steps would help' if worst > 0.05 else ''}",
             markup=False,
         )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mxbridge.tasks.qc import QcTask
 
 JUDGING = "Judging"
+SUSPECT = "suspect input"
 MOST_ROWS = 60
 """Beyond, only what is not ok is printed; the CSV has all."""
 
@@ -103,11 +104,14 @@ def _say_result(finished: Finished, task: QcTask, rows: list[Row], *, as_json: b
         return
     shown = rows if len(rows) <= MOST_ROWS else [row for row in rows if row.verdict != "ok"]
     table = [
-        (row.image, row.marker, _number(row.agreement), _span(row), _p(row.p_corrected), row.verdict, row.reason)
+        (row.image, row.marker, _number(row.agreement), _span(row), _p(row.p_corrected), _short(row.verdict))
         for row in shown
     ]
     if table:
-        console.print_table(("image", "marker", "agreement", "expected", "p corr.", "verdict", "why"), table)
+        console.print_table(("image", "marker", "agreement", "expected", "p corr.", "verdict"), table)
+    for row in shown:
+        if row.reason:
+            console.out.print(f"{row.image}, {row.marker}: {row.verdict}; {row.reason}", markup=False)
     if len(shown) < len(rows):
         console.out.print(f"{len(rows) - len(shown)} stains are ok and not shown", markup=False)
     for line in _notes(run, rows):
@@ -146,6 +150,11 @@ def _notes(run: Run, rows: list[Row]) -> list[str]:
         )
     flags = sum(row.is_flag for row in rows)
     return [*notes, f"{flags} of {len(rows)} stains are flagged"]
+
+
+def _short(verdict: str) -> str:
+    """Without the inputs, which are named below the table."""
+    return SUSPECT if verdict.startswith(SUSPECT) else verdict
 
 
 def _number(value: float) -> str:

@@ -39,6 +39,8 @@ TESTS_IN_MIND = 20
 """Tests at once among which a failed stain should still stand out (a panel of one image)."""
 KEPT = 400
 """Values of a distribution that a model card keeps."""
+MOST_Z, MOST_VALUES = 100.0, 10**12
+"""Means and spreads (Fisher z), and numbers of values, beyond which a model card is broken."""
 LEAST_SPREAD = 0.05
 """Standard deviation (Fisher z) taken at least: windows of one slide vary less than slides do."""
 
@@ -84,48 +86,41 @@ class BlockSums:
 
     def signal(self) -> NDArray[np.float64]:
         """``(2, marker, by, bx)``: contrast (standard deviation) of imputed and measured; NaN where too few pixels count."""
-        variances, _ = self._moments(self._sums)
-        return np.where(self.filled(), np.sqrt(variances), np.nan)
+        return _contrast(self._sums)
 
     def filled(self) -> NDArray[np.bool_]:
         """``(marker, by, bx)``: blocks of which at least a quarter counts."""
-        return np.asarray(self._sums[0] >= BLOCK * BLOCK / 4)
+        return _filled(self._sums)
 
     def pearson_blocks(self) -> NDArray[np.float64]:
         """``(marker, by, bx)``; 0 where one of the two is constant, NaN where both are or too few pixels count."""
-        return np.where(self.filled(), _pearson(*self._moments(self._sums)), np.nan)
+        return np.where(self.filled(), _pearson(*_moments(self._sums)), np.nan)
 
-    def pearson_image(self, used: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        """``(marker,)`` over all pixels, or those of the blocks ``used`` ``(marker, by, bx)``."""
-        sums = self._sums if used is None else self._sums * used
-        return _pearson(*self._moments(sums.sum(axis=(-2, -1))))
+    def pearson_image(self) -> NDArray[np.float64]:
+        """``(marker,)`` over all pixels."""
+        return _pearson(*_moments(self._sums.sum(axis=(-2, -1))))
+
+    def contrast(self, marker: int) -> NDArray[np.float64]:
+        """:meth:`signal` of one marker, ``(2, by, bx)``."""
+        return _contrast(self._sums[:, marker])
 
     def agreement(self, marker: int, low_signal: tuple[float, float]) -> Agreement:
         """low_signal: contrast of imputed and measured below which a block is left out, if both are."""
-        signal, filled = self.signal()[:, marker], self.filled()[marker]
+        sums = self._sums[:, marker]  # of a slide, the sums of all markers at once would be gigabytes
+        signal, filled = _contrast(sums), _filled(sums)
         with np.errstate(invalid="ignore"):
             strong = (signal[0] >= low_signal[0]) | (signal[1] >= low_signal[1])
-        blocks = np.where(strong, self.pearson_blocks()[marker], np.nan)
+        blocks = np.where(strong & filled, _pearson(*_moments(sums)), np.nan)
         used = np.isfinite(blocks)
         count = int(used.sum())
-        mask = np.zeros((self.markers, *self.blocks), bool)
-        mask[marker] = used
         return Agreement(
             blocks=blocks,
             image=float(np.median(blocks[used])) if count >= FEWEST_BLOCKS else np.nan,
-            pixels=float(self.pearson_image(mask)[marker]),
+            pixels=float(_pearson(*_moments(sums[:, used].sum(axis=1)))),
             used=count,
             skipped=int(filled.sum()) - count,
             empty=int((~filled).sum()),
         )
-
-    @staticmethod
-    def _moments(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Variances ``(2, ...)`` and covariance of sums ``(6, ...)``; 0 where nothing was counted."""
-        n = np.maximum(sums[0], 1.0)
-        a, b = sums[1] / n, sums[2] / n
-        variances = np.stack([sums[3] / n - a * a, sums[4] / n - b * b])
-        return np.maximum(variances, 0.0), sums[5] / n - a * b
 
 
 def cuts(first: int, last: int, side: int = BLOCK) -> tuple[slice, NDArray[np.intp]]:
@@ -133,6 +128,23 @@ def cuts(first: int, last: int, side: int = BLOCK) -> tuple[slice, NDArray[np.in
     blocks = slice(first // side, (last - 1) // side + 1)
     starts = np.maximum(np.arange(blocks.start, blocks.stop) * side, first) - first
     return blocks, starts.astype(np.intp)
+
+
+def _filled(sums: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(sums[0] >= BLOCK * BLOCK / 4)
+
+
+def _contrast(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(2, ...)`` of sums ``(6, ...)``."""
+    return np.where(_filled(sums), np.sqrt(_moments(sums)[0]), np.nan)
+
+
+def _moments(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Variances ``(2, ...)`` and covariance of sums ``(6, ...)``; 0 where nothing was counted."""
+    n = np.maximum(sums[0], 1.0)
+    a, b = sums[1] / n, sums[2] / n
+    variances = np.stack([sums[3] / n - a * a, sums[4] / n - b * b])
+    return np.maximum(variances, 0.0), sums[5] / n - a * b
 
 
 def _pearson(variances: NDArray[np.float64], covariance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -179,7 +191,8 @@ class Distribution:
         values = np.array([float(v) for v in record["values"][: 2 * KEPT]])
         count, mean, sd = int(record["count"]), float(record["mean"]), float(record["sd"])
         finite = np.isfinite([mean, sd, *values]).all() and (np.abs(values) <= 1).all() and (np.diff(values) >= 0).all()
-        if not finite or sd < 0 or count < len(values) or (count > 0) != (len(values) > 0):
+        sensible = 0 <= sd <= MOST_Z and abs(mean) <= MOST_Z and len(values) <= count <= MOST_VALUES
+        if not finite or not sensible or (count > 0) != (len(values) > 0):
             raise ValueError("numbers that are no agreement")
         return cls(values, count, mean, sd)
 
@@ -249,6 +262,8 @@ class Range:
             if len(low) != 2 or not all(np.isfinite(v) and v >= 0 for v in low):
                 raise ValueError("levels of low signal that make no sense")
             windows, blocks = (Distribution.from_record(record[key]) for key in ("windows", "blocks"))
+            if windows.count > blocks.count:
+                raise ValueError(f"{windows.count} windows of {blocks.count} blocks")
             return cls(windows, blocks, (low[0], low[1]), int(record["fields"]))
         except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -309,7 +324,7 @@ class _Field(NamedTuple):
 
     @classmethod
     def of(cls, sums: BlockSums, marker: int) -> _Field:
-        contrast = sums.signal()[:, marker].reshape(2, -1)
+        contrast = sums.contrast(marker).reshape(2, -1)
         return cls(sums, marker, contrast[:, np.isfinite(contrast).all(axis=0)])
 
 

@@ -51,15 +51,19 @@ class InputSums:
         self._sums = np.zeros((7, len(names)))
 
     def add(self, unit: NDArray[np.floating[Any]]) -> None:
-        """Pixels ``(channel, y, x)`` of some part in units, NaN where there is no number."""
+        """Pixels ``(channel, y, x)`` of some part in units, NaN where there is no number.
+
+        A pixel that is no number in any of several channels lies outside of what was imaged, and is not counted.
+        """
+        pixels = unit[0].size if len(unit) == 1 else int(np.isfinite(unit).any(axis=0).sum()) if len(unit) else 0
         for k, plane in enumerate(unit):
             finite = np.isfinite(plane)
             values = plane[finite].astype(np.float64)
-            top = np.count_nonzero(values >= 1)
+            top = int(np.count_nonzero(values >= 1))
             steps = np.diff(plane.astype(np.float64), axis=-1)
             steps = steps[np.isfinite(steps)]
             self._sums[:, k] += (
-                *(plane.size, values.size, values.sum(), (values * values).sum(), top),
+                *(pixels, values.size, values.sum(), (values * values).sum(), top),
                 *(steps.size, (steps * steps).sum()),
             )
 
@@ -94,7 +98,12 @@ class InputRange:
             mean, sd = ((float(record[key][0]), float(record[key][1])) for key in ("mean", "sd"))
             texture = np.nan if record.get("texture") is None else float(record["texture"])
             found = cls(mean, sd, float(record["top"]), texture, int(record["fields"]))
-            if not np.isfinite([*mean, *sd, found.top]).all() or mean[0] > mean[1] or sd[0] > sd[1]:
+            if (
+                np.isinf(texture)
+                or not np.isfinite([*mean, *sd, found.top]).all()
+                or mean[0] > mean[1]
+                or sd[0] > sd[1]
+            ):
                 raise ValueError("numbers that are no range")
         except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError) as error:
             raise ModelError(f"{where}: no usable range of an input ({error})") from error
@@ -116,9 +125,14 @@ class InputRange:
         return ""
 
 
+def is_broken(seen: ChannelSummary) -> bool:
+    """Whether most of a channel is no numbers."""
+    return seen.broken >= BROKEN
+
+
 def nothing_in(seen: ChannelSummary) -> str:
     """Why a channel can hold no stain, whatever the model knows; empty where it may."""
-    if seen.broken >= BROKEN:
+    if is_broken(seen):
         return f"{seen.broken:.0%} of its pixels are no numbers"
     if seen.sd <= FLAT:
         return "it is constant"

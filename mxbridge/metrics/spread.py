@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 FINEST, WIDEST, BINS = 1e-5, 1.0, 100
 """Both axes are cut into this many parts of equal ratio, and one below ``FINEST``: 12 % wide, finer than any use of them."""
 FORMAT = "spread 1"
+LARGEST = 1e15
+"""No count of a card is more; JSON also knows whole numbers that no float holds."""
 SHOWN = 20
 """Rows of a table for people: neighbouring bins are joined until each holds about this share of the pixels."""
 
@@ -106,16 +108,11 @@ class SpreadRecord:
         rho = record.get("spearman")
         return cls(str(record.get("source", "")), rows, *(_numbers([rho]) or [math.nan]))
 
-    def expected_error(self, spread: ArrayLike) -> NDArray[np.float64]:
-        """Mean absolute error of pixels of such a spread on the validation images; beyond the rows that of the last."""
-        found = np.asarray(spread, np.float64)
-        return np.interp(found, [row.spread for row in self.rows], [row.error for row in self.rows])
-
 
 def _numbers(values: object) -> list[float]:
     """A list of finite numbers; empty for anything else."""
     found = values if isinstance(values, list) else []
-    plain = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in found)
+    plain = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= LARGEST for v in found)
     return [float(v) for v in found] if plain else []
 
 

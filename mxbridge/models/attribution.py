@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mxbridge.errors import UnknownName, UsageError
+from mxbridge.errors import InputError, UnknownName, UsageError
 from mxbridge.models.maxim import Maxim, Request
+from mxbridge.stream.engine import is_out_of_memory
 from mxbridge.stream.resample import reflect_index
 
 Forward = Callable[[Tensor], Tensor]
 """``(n, inputs, y, x)`` -> ``(n,)``."""
-
+Method = Callable[[Forward, Tensor, int, int], Tensor]
+"""Of a function, inputs, steps and passes at once, maps of the inputs' shape."""
 
 PASS_BYTES = 512 * 1024**2
 """What the passes that are under way together may take, where no batch is given."""
@@ -66,13 +68,15 @@ def attribute(
     device: torch.device,
     *,
     zero_pad: int | None = None,
+    reduced: Callable[[str], None] = lambda what: None,
 ) -> Attributions:
     """Attribute the mean of the request's one target over each image of ``unit`` ``(n, inputs, y, x)`` to its pixels.
 
     Images are compared with empty ones (zeros); of any-marker models the planes that say which markers are there stay as they
     are. Sides are filled up to the network's stride by reflection, which is part of the function; zero_pad: with zeros at the
     right and bottom up to this side instead, and the mean taken over all of it, as the published program does.
-    Raises UsageError where what a method needs is not installed.
+    reduced: is told when fewer passes go together for lack of memory.
+    Raises UsageError where what a method needs is not installed, InputError when one pass does not fit the memory.
     """
     size = int(unit.shape[-2]), int(unit.shape[-1])
     model.plain.to(device)
@@ -86,12 +90,32 @@ def attribute(
 
     inputs = torch.from_numpy(unit).to(device)
     passes = settings.passes(model, (zero_pad or size[0]) * (zero_pad or size[1]))
-    maps = METHODS[settings.method](mean_of_target, inputs, settings.steps, passes)
+    maps = _maps(METHODS[settings.method], mean_of_target, inputs, settings.steps, passes, reduced)
     with torch.no_grad():
         change = torch.cat([mean_of_target(one[None]) - mean_of_target(torch.zeros_like(one)[None]) for one in inputs])
     totals = maps.sum(dim=(1, 2, 3), dtype=torch.float64 if device.type != "mps" else torch.float32)
     found = change.double().cpu().numpy()
     return Attributions(maps.float().cpu().numpy(), found, totals.double().cpu().numpy() - found)
+
+
+def _maps(
+    method: Method, forward: Forward, inputs: Tensor, steps: int, passes: int, reduced: Callable[[str], None]
+) -> Tensor:
+    """By ``method``, with half as many passes at once each time the memory ends. Raises InputError."""
+    while True:
+        try:
+            return method(forward, inputs, steps, passes)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if passes == 1:
+                height, width = (int(n) for n in inputs.shape[-2:])
+                raise InputError(
+                    f"the gradient of {width} x {height} px does not fit into the memory",
+                    hint="Look at smaller squares with --crop, or use another --device",
+                ) from error
+        passes //= 2
+        reduced(f"passes at once {2 * passes} -> {passes}")
 
 
 def _reflected(inputs: Tensor, stride: int) -> Tensor:
@@ -121,6 +145,6 @@ def integrated_gradients(forward: Forward, inputs: Tensor, steps: int, passes: i
     return torch.cat(found)
 
 
-METHODS: dict[str, Callable[[Forward, Tensor, int, int], Tensor]] = {
+METHODS: dict[str, Method] = {
     "integrated-gradients": integrated_gradients,
 }

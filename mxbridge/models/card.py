@@ -110,7 +110,7 @@ def read_card(weights: Path) -> ModelCard | None:
             return card
     if weights.suffix == ".safetensors":
         text = _metadata(weights).get("card", "")
-        return _parse(text.encode(), str(weights)) if text else None
+        return _parse(text.encode(), str(weights)) if 0 < len(text) <= CARD_LIMIT else None
     return None
 
 

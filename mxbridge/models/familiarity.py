@@ -127,7 +127,9 @@ class Familiarity:
         arrays, shapes = (self.mean, self.sd, self.correlation), ((n,), (n,), (n, n))
         if tuple(a.shape for a in arrays) != shapes or not all(np.isfinite(a).all() for a in arrays):
             return False
-        if not (self.limit > 0 and (self.sd > 0).all() and np.allclose(self.correlation, self.correlation.T)):
+        if not (
+            0 < self.limit < math.inf and (self.sd > 0).all() and np.allclose(self.correlation, self.correlation.T)
+        ):
             return False
         return bool(np.linalg.eigvalsh(self.correlation).min() > 1e-9)
 

@@ -24,6 +24,9 @@ from mxbridge.errors import ModelError
 PENALTY = 1e-5
 """Added to every variance (unit values squared): two stains that are one still give a regression."""
 
+LARGEST = 1e6
+"""Means and covariances beyond are none of unit values."""
+
 RADIUS = 1
 """Pixels around a pixel that its estimate depends on."""
 
@@ -39,20 +42,23 @@ class LinearStart:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], markers: Sequence[str], where: str) -> LinearStart | None:
-        """From a model card; None where it has none. markers: that must be there. Raises ModelError."""
+        """From a model card; None where it has none. markers: that it must be about, in order. Raises ModelError."""
         if not values:
             return None
         try:
             names = tuple(values["names"])
+            if names != tuple(dict.fromkeys(markers)):
+                alike = all(isinstance(name, str) for name in names) and set(names) == set(markers)
+                what = "is about other markers" if alike else "does not fit its markers"
+                raise ModelError(f"{where}: the linear start of its card {what}")
             mean, covariance = np.asarray(values["mean"], np.float64), np.asarray(values["covariance"], np.float64)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{where}: the linear start of its card is broken ({error})") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ModelError(f"{where}: the linear start of its card is broken ({str(error)[:120]})") from error
         n = 2 * len(names)
-        good = all(isinstance(name, str) for name in names) and not set(markers) - set(names)
-        good = good and mean.shape == (n,) and covariance.shape == (n, n)
-        if not good or not np.isfinite(mean).all() or not np.isfinite(covariance).all():
+        good = mean.shape == (n,) and covariance.shape == (n, n)
+        if not good or not (np.abs(mean) <= LARGEST).all() or not (np.abs(covariance) <= LARGEST).all():
             raise ModelError(f"{where}: the linear start of its card does not fit its markers")
-        if np.abs(covariance - covariance.T).max() > PENALTY / 2 or np.linalg.eigvalsh(covariance)[0] < -PENALTY / 2:
+        if np.abs(covariance - covariance.T).max() > PENALTY / 2 or not _is_positive(covariance):
             raise ModelError(f"{where}: the covariance of its linear start is none")
         return cls(names, mean, covariance)
 
@@ -93,6 +99,15 @@ class LinearStart:
         return found[0].to(device), found[1].to(device)
 
 
+def _is_positive(covariance: NDArray[np.float64]) -> bool:
+    """Whether there is no negative variance in any direction, to half of what is added in any case."""
+    try:
+        np.linalg.cholesky(covariance + PENALTY / 2 * np.eye(len(covariance)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
 def network_input(
     unit: Tensor, hidden: Sequence[int], start: Tensor | None, *, any_marker: bool, out: Tensor | None = None
 ) -> Tensor:
@@ -118,4 +133,4 @@ def network_input(
 
 def corrected(output: Tensor, start: Tensor | None) -> Tensor:
     """The prediction, not yet clipped to 0..1, from the network's output and the linear start of its shape (or broadcast)."""
-    return output if start is None else start + 2 * output - 1
+    return output if start is None else start + (2 * output - 1)  # in this order one half changes nothing

@@ -21,7 +21,7 @@ from torch import Tensor
 from mxbridge.errors import ModelError
 from mxbridge.models.card import ModelCard
 from mxbridge.models.linear_start import LinearStart, corrected, network_input
-from mxbridge.models.maxim_stream import MaximStream, PredictedTile, Request, hidden_of, targets_of
+from mxbridge.models.maxim_stream import MaximStream, PredictedTile, Request, hidden_of, listed, targets_of
 from mxbridge.models.scaling import PEER, Scaling
 from mxbridge.models.weights_files import read_weights
 from mxbridge.networks.fused_maxim import FusedMaxim
@@ -176,12 +176,12 @@ def _check_panel(path: Path, card: ModelCard) -> None:
     for markers in (inputs, outputs):
         folded = [marker.strip().casefold() for marker in markers]
         if "" in folded or len(set(folded)) < len(folded):
-            raise ModelError(f"{path}: markers of its panel repeat or have no name: {', '.join(markers)}")
+            raise ModelError(f"{path}: markers of its panel repeat or have no name: {listed(markers)}")
     if card.any_marker and inputs != outputs:
         raise ModelError(f"{path}: an any-marker model has the same markers as inputs and outputs")
     both = {m.strip().casefold() for m in inputs} & {m.strip().casefold() for m in outputs}
     if not card.any_marker and both:
-        raise ModelError(f"{path}: {', '.join(sorted(both))} cannot be input and output of a single-marker model")
+        raise ModelError(f"{path}: {listed(sorted(both))} cannot be input and output of a single-marker model")
 
 
 def _load(path: Path, card: ModelCard, scaling: Mapping[str, Scaling]) -> Maxim:
@@ -200,8 +200,6 @@ def _load(path: Path, card: ModelCard, scaling: Mapping[str, Scaling]) -> Maxim:
             hint="It is a checkpoint of another panel; give the markers that it was trained with",
         )
     start = LinearStart.from_json(card.linear_start, [*card.channels, *card.outputs], str(path))
-    if start is not None and start.names != tuple(dict.fromkeys([*card.channels, *card.outputs])):
-        raise ModelError(f"{path}: the linear start of its card is about other markers")
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return Maxim(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +35,10 @@ DEPTHS = {"uint8": 1, "uint16": 2}
 """Bytes of the pixel types between which numbers mean something else."""
 
 
+LISTED = 40
+"""Names in an error, at most."""
+
+
 class Request(NamedTuple):
     """One forward pass. targets: markers asked for. hidden: inputs that the model shall not see (any-marker models only,
     where targets are always hidden)."""
@@ -46,6 +50,12 @@ class Request(NamedTuple):
 def targets_of(requests: Sequence[Request]) -> tuple[str, ...]:
     """The targets of all requests, one after another: the order of :attr:`PredictedTile.unit`."""
     return tuple(target for request in requests for target in request.targets)
+
+
+def listed(markers: Iterable[str]) -> str:
+    """For people: a card may name thousands."""
+    names = list(markers)
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def hidden_of(model: Maxim, request: Request) -> list[str]:
@@ -181,13 +191,14 @@ class MaximStream:
             return
         if dtype.kind == "f":
             self.notes += (
-                f"{name} holds {dtype} numbers, the model was trained on {trained}; they are taken as they are",
+                f"{name}: holds {dtype} numbers, the model was trained on {trained}; they are taken as they are",
             )
         elif dtype.itemsize != DEPTHS[trained]:
             factor = 255 / 65535 if DEPTHS[trained] == 1 else 65535 / 255
+            full = f"{factor:.6g} for the full range, " if dtype.name in DEPTHS else ""
             raise InputError(
                 f"{name} holds {dtype} numbers, {self.model.name} was trained on {trained}",
-                hint=f"Say what they are multiplied by: --value-scale {factor:.6g} for the full range, 1 for as they are",
+                hint=f"Say what they are multiplied by: --value-scale {full}1 for as they are",
             )
 
     def _find_channels(self) -> dict[str, int]:
@@ -197,10 +208,10 @@ class MaximStream:
         found = find_markers(self.image, wanted)
         missing = [marker for marker in wanted if marker not in found]
         if missing:
-            have = ", ".join(self.image.channel_names[:40])
+            have = listed(self.image.channel_names)
             raise InputError(
-                f"{self.image.name} has no channel {', '.join(missing)}, which {self.model.name} needs for"
-                f" {', '.join(dict.fromkeys(targets_of(self.requests)))}",
+                f"{self.image.name} has no channel {listed(missing)}, which {self.model.name} needs for"
+                f" {listed(dict.fromkeys(targets_of(self.requests)))}",
                 hint=f"Rename the channel, or impute it first with --chain. There is: {have}",
             )
         return found
@@ -256,7 +267,10 @@ class MaximStream:
                 sums[k] = float(part.sum(dtype=torch.float64 if part.device.type != "mps" else torch.float32))
         measured = np.empty((len(self.measured), *tile.core.shape), np.float32)
         for k, marker in enumerate(self.measured):
-            plane = self._plane(measured_plane, marker, raw[marker], data)
+            if marker in inputs and raw[marker].dtype.kind in "biu":  # whole numbers are all finite
+                plane = inputs[marker]
+            else:
+                plane = self._plane(measured_plane, marker, raw[marker], data)
             measured[k] = plane[inside.y0 : inside.y1, inside.x0 : inside.x1].cpu().numpy()
         return PredictedTile(tile, self._unit(inputs, data), measured, sums, read.pixels)
 
@@ -360,12 +374,12 @@ def _checked(model: Maxim, request: Request) -> Request:
     targets = tuple(_known(model, model.outputs, target) for target in request.targets)
     if request.hidden and not model.any_marker:
         raise UsageError(
-            f"{model.name} needs all of its inputs: {', '.join(model.inputs)}",
+            f"{model.name} needs all of its inputs: {listed(model.inputs)}",
             hint="Inputs can be hidden from any-marker models only",
         )
     hidden = frozenset(_known(model, model.inputs, marker) for marker in request.hidden)
     if model.any_marker and len(hidden | set(targets)) == len(model.inputs):
-        raise UsageError(f"{model.name} cannot impute {', '.join(targets)} from nothing", hint="Hide fewer markers")
+        raise UsageError(f"{model.name} cannot impute {listed(targets)} from nothing", hint="Hide fewer markers")
     return Request(targets, hidden)
 
 

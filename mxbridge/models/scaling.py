@@ -16,6 +16,9 @@ from mxbridge.errors import ModelError
 
 Transform = Literal["linear", "arcsinh"]
 
+SMALLEST, LARGEST, LARGEST_ARCSINH = 1e-30, 1e30, 60.0
+"""Widths that float32 still divides by; stored numbers that it still holds, and what arcsinh makes of them."""
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -33,12 +36,15 @@ class Scaling:
 
     def __post_init__(self) -> None:
         numbers = (self.low, self.high, self.cofactor)
-        if self.transform not in get_args(Transform) or not all(
-            isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers
-        ):
-            raise ModelError(f"no scaling of a marker: {asdict(self)}")
-        if not (self.high > self.low and self.cofactor > 0):
+        if self.transform not in get_args(Transform) or not all(_is_plain(n) for n in numbers):
+            raise ModelError(f"no scaling of a marker: {str(asdict(self))[:200]}")
+        if not (self.high - self.low >= SMALLEST and self.cofactor >= SMALLEST):
             raise ModelError(f"a scaling needs high above low and a positive cofactor: {asdict(self)}")
+        farthest = max(abs(self.low), abs(self.high))
+        if self.transform == "arcsinh" and not (
+            farthest <= LARGEST_ARCSINH and self.cofactor * math.sinh(farthest) <= LARGEST
+        ):
+            raise ModelError(f"a scaling beyond all numbers that images hold: {asdict(self)}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str) -> Scaling:
@@ -67,6 +73,10 @@ class Scaling:
         if self.transform == "arcsinh":
             values = np.sinh(values) * self.cofactor
         return values.astype(np.float32)
+
+
+def _is_plain(number: Any) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and abs(number) <= LARGEST
 
 
 PEER = Scaling("linear", 0.0, 255.0, clip=False)

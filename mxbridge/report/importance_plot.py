@@ -10,6 +10,8 @@ import pandas as pd
 from mxbridge.errors import UsageError
 from mxbridge.formats.atomic import write_atomically
 
+PER_INPUT, TALLEST = 0.19, 400.0
+"""Inches: height of a line of text; of the whole picture (a PNG of matplotlib ends at 65536 pixels)."""
 BAR, DOT = "#9ebcda", "#4d4d4d"
 
 
@@ -25,8 +27,12 @@ def draw_importance(table: pd.DataFrame, pairs: pd.DataFrame, path: Path) -> Non
         raise UsageError(
             "plots need matplotlib, which is not installed", hint="pip install 'mxbridge[train]'"
         ) from error
-    targets = list(dict.fromkeys(zip(table["target"], table["model"], strict=True)))
-    figure = Figure(figsize=(9.0, 3.4 * max(1, len(targets))), layout="constrained")
+    every = list(dict.fromkeys(zip(table["target"], table["model"], strict=True)))
+    row = max(3.4, PER_INPUT * table["input"].nunique() + 1.2)
+    targets = every[: max(1, int(TALLEST / row))]
+    figure = Figure(figsize=(9.0, row * max(1, len(targets))), layout="constrained")
+    if len(targets) < len(every):
+        figure.suptitle(f"{len(targets)} of {len(every)} imputed markers; the table has all")
     axes = figure.subplots(max(1, len(targets)), 2, squeeze=False)
     for (bars, heat), (target, model) in zip(axes, targets, strict=False):
         own = table[(table["target"] == target) & (table["model"] == model)]
@@ -36,20 +42,26 @@ def draw_importance(table: pd.DataFrame, pairs: pd.DataFrame, path: Path) -> Non
         for place, k in enumerate(order):
             bars.barh(place, shares[k].mean() if shares[k].size else 0.0, color=BAR)
             bars.plot(shares[k], np.full(shares[k].size, place), ".", color=DOT, markersize=4)
-        bars.set_yticks(range(len(inputs)), [inputs[k] for k in order])
+        names = [_printable(m) for m in inputs]
+        bars.set_yticks(range(len(inputs)), [names[k] for k in order], parse_math=False)
         bars.invert_yaxis()
         bars.set_xlabel("% of absolute attribution (dots: images)")
-        bars.set_title(f"{target} ({model})")
+        bars.set_title(_printable(f"{target} ({model})"), parse_math=False)
         chosen = pairs[(pairs["target"] == target) & (pairs["model"] == model)]
         grid = np.full((len(inputs), len(inputs)), np.nan)
         for first, second, value in zip(chosen["first"], chosen["second"], chosen["correlation"], strict=True):
             i, j = inputs.index(first), inputs.index(second)
             grid[i, j] = grid[j, i] = value
         shown = heat.imshow(grid, vmin=-1, vmax=1, cmap="PuOr_r")
-        heat.set_xticks(range(len(inputs)), inputs, rotation=90)
-        heat.set_yticks(range(len(inputs)), inputs)
+        heat.set_xticks(range(len(inputs)), names, rotation=90, parse_math=False)
+        heat.set_yticks(range(len(inputs)), names, parse_math=False)
         heat.set_title("correlation of maps")
         figure.colorbar(shown, ax=heat, shrink=0.8)
     FigureCanvasAgg(figure)
     with write_atomically(path) as part:
         figure.savefig(part, format="png", dpi=110)
+
+
+def _printable(text: str) -> str:
+    """What matplotlib's own font may lack (beyond Latin, Greek and Cyrillic) becomes a question mark."""
+    return "".join(c if c.isprintable() and ord(c) < 0x530 else "?" for c in text)[:60]

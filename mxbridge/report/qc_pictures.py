@@ -154,12 +154,9 @@ def _outline_bad(pen: object, picture: MarkerPicture, zoom: int, left: int, top:
     unit = BLOCK / picture.side * zoom
     high, wide = (n * zoom - 1 for n in picture.measured.shape)
     for y, x in np.argwhere(picture.bad):
-        box = [
-            left + x * unit,
-            top + y * unit,
-            left + min((x + 1) * unit - 1, wide),
-            top + min((y + 1) * unit - 1, high),
-        ]
+        x0, y0 = min(int(x * unit), wide), min(int(y * unit), high)  # of a slide, blocks are smaller than a pixel
+        x1, y1 = max(x0, min(int((x + 1) * unit) - 1, wide)), max(y0, min(int((y + 1) * unit) - 1, high))
+        box = [left + x0, top + y0, left + x1, top + y1]
         pen.rectangle(box, outline=FLAG, width=2 if unit > 6 else 1)  # type: ignore[attr-defined]
 
 

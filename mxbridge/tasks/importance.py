@@ -16,6 +16,7 @@ from mxbridge.formats.atomic import write_atomically
 from mxbridge.image import LocalImage
 from mxbridge.models.attribution import AttributionSettings
 from mxbridge.models.maxim import Maxim
+from mxbridge.models.maxim_stream import listed
 from mxbridge.panel import read_panel
 from mxbridge.progress import SILENT, Progress
 from mxbridge.report.importance_plot import draw_importance
@@ -25,6 +26,7 @@ from mxbridge.stream.engine import Engine
 from mxbridge.tasks.importance_of_image import Importance, ImportanceJob, Places, load, save
 from mxbridge.tasks.imputing.chain import same_marker
 from mxbridge.tasks.imputing.named_channels import named
+from mxbridge.tasks.judging.one_image import refuse_repeated
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
 from mxbridge.tasks.score_maps import plain_names
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
@@ -57,6 +59,8 @@ class ImportanceOptions:
     def __post_init__(self) -> None:
         if min(self.places.crop, self.places.patches) < 1:
             raise UsageError("--crop and --patches must be positive")
+        if self.places.seed < 0:
+            raise UsageError(f"--seed {self.places.seed} is not possible", hint="Give 0 or more")
         if not self.split.replace("-", "").replace("_", "").isalnum():
             raise UsageError(f"--compat-split {self.split!r} becomes part of file names", hint="Use letters and digits")
 
@@ -102,6 +106,7 @@ class ImportanceTask:
     cell_kind: CellKind = field(default="cells", init=False)
 
     def __post_init__(self) -> None:
+        refuse_repeated(self.models)
         self.panel = read_panel(self.options.panel) if self.options.panel else ()
         outputs = list(dict.fromkeys(m for model in self.models for m in model.outputs))
         self.markers = tuple(_known(m, outputs) for m in self.options.markers) or tuple(outputs)
@@ -146,7 +151,7 @@ class ImportanceTask:
             )
         jobs = [self._job(model, image) for model, _ in self._asked()]
         notes = dict.fromkeys(note for job in jobs for note in job.notes)
-        notes |= {f"{j.label} does without {', '.join(sorted(j.absent))}": None for j in jobs if j.absent}
+        notes |= {f"{j.label} does without {listed(sorted(j.absent))}": None for j in jobs if j.absent}
         return Plan(
             ref=pulled.ref,
             basis={

@@ -45,7 +45,10 @@ class Places:
             return [Box(0, 0, *shape)]
         side = min(self.crop, *shape)
         columns = shape[1] // side
-        order = np.random.default_rng(self.seed).permutation(self.count(shape))[: LOOKED_AT * self.patches]
+        count = self.count(shape)
+        some = min(count, LOOKED_AT * self.patches)
+        drawn = np.random.default_rng(self.seed).choice  # to shuffle all of a slide's may not fit the memory
+        order = drawn(count, some, replace=False)
         corners = ((int(k) // columns * side, int(k) % columns * side) for k in order)
         return [Box(y, x, y + side, x + side) for y, x in corners]
 
@@ -126,9 +129,18 @@ class ImportanceJob:
         boxes = [Box(0, 0, *self._reader.shape)] if self.compat_pad else places.boxes(self._reader.shape)
         wanted = min(len(boxes), 1 if self.compat_pad else places.patches)
         sums = _Sums(len(self.model.inputs))
+        self.engine.prepare(self.model.plain)
         passes = settings.passes(self.model, boxes[0].shape[0] * boxes[0].shape[1])
         for units in _batches(self._signals(boxes, wanted), max(1, passes)):
-            found = attribute(self.model, units, request, settings, self.engine.torch_device, zero_pad=self.compat_pad)
+            found = attribute(
+                self.model,
+                units,
+                request,
+                settings,
+                self.engine.torch_device,
+                zero_pad=self.compat_pad,
+                reduced=self.engine.step_back,
+            )
             sums.add(found.maps, found.change, found.delta)
             if keep is not None and len(boxes) == 1:
                 keep(found.maps[0])
@@ -166,12 +178,14 @@ class _Sums:
 
     def add(self, maps: NDArray[np.float32], change: NDArray[np.float64], delta: NDArray[np.float64]) -> None:
         """maps: ``(n, inputs, y, x)``."""
-        flat = np.moveaxis(maps.astype(np.float64), 1, 0).reshape(maps.shape[1], -1)
-        flat_parts = np.abs(flat), np.maximum(flat, 0), np.maximum(-flat, 0)
-        self.parts += np.stack([part.sum(axis=1) for part in flat_parts])
-        self.total += flat.sum(axis=1)
-        self.products += flat @ flat.T
-        self.pixels += flat.shape[1]
+        for one in maps:  # one after another: in double precision all of them can be gigabytes
+            flat = one.reshape(len(one), -1).astype(np.float64)
+            total = flat.sum(axis=1)
+            self.products += flat @ flat.T
+            absolute = np.abs(flat, out=flat).sum(axis=1)
+            self.parts += np.maximum([absolute, (absolute + total) / 2, (absolute - total) / 2], 0)
+            self.total += total
+            self.pixels += flat.shape[1]
         self.places += len(maps)
         self.change += float(change.sum())
         self.delta += float(delta.sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from mxbridge.errors import ChangedMeanwhile, InputError, NotApplicable, QualityFlagged, UnknownName
 from mxbridge.formats.atomic import write_atomically
 from mxbridge.metrics.agreement import ALPHA, BLOCK, Agreement, Range
-from mxbridge.metrics.input_range import nothing_in
+from mxbridge.metrics.input_range import is_broken, nothing_in
 from mxbridge.models.maxim import Maxim
+from mxbridge.models.maxim_stream import listed
 from mxbridge.panel import read_panel
 from mxbridge.progress import SILENT, Progress
 from mxbridge.report.qc_pictures import MarkerPicture, draw_marker
@@ -26,7 +27,7 @@ from mxbridge.stream.engine import Engine
 from mxbridge.tasks.imputing.chain import same_marker
 from mxbridge.tasks.imputing.named_channels import named
 from mxbridge.tasks.judging.causes import Key, Search, Suspicious, choose_crops, key
-from mxbridge.tasks.judging.one_image import Asked, Expectation, Look, look
+from mxbridge.tasks.judging.one_image import Asked, Expectation, Look, look, refuse_repeated, stream_of
 from mxbridge.tasks.judging.verdicts import CORRECTION, Found, Row, is_patchy, judge, load_found, save_found, tests_of
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
 from mxbridge.tasks.score_maps import plain_names
@@ -75,7 +76,10 @@ def qc(
 
 @dataclass
 class QcTask:
-    """Quality control as a task of :mod:`mxbridge.tasks.over_images`. Raises UnknownName for markers of no model."""
+    """Quality control as a task of :mod:`mxbridge.tasks.over_images`.
+
+    Raises UnknownName for markers of no model, UsageError for models that are one, ModelError for a card that is broken.
+    """
 
     models: Sequence[Maxim]
     engine: Engine
@@ -84,6 +88,7 @@ class QcTask:
     cell_kind: CellKind = field(default="cells", init=False)
 
     def __post_init__(self) -> None:
+        refuse_repeated(self.models)
         self.expected = {model.weights_sha256: Expectation.of(model) for model in self.models}
         outputs = list(dict.fromkeys(m for model in self.models for m in model.outputs))
         self.panel = read_panel(self.options.panel) if self.options.panel else ()
@@ -128,6 +133,8 @@ class QcTask:
                 f"image {pulled.ref}: nothing to judge ({why})",
                 hint=f"It has the channels {', '.join(image.channel_names[:40])}",
             )
+        for a in useful:  # another scale or depth is an error before anything is computed
+            stream_of(a, image, self.engine, self.options.value_scale)
         return Plan(
             ref=pulled.ref,
             basis={
@@ -149,7 +156,7 @@ class QcTask:
         """What people should know of a model's judgement."""
         label, notes = self.label(asked.model), []
         if asked.absent:
-            notes.append(f"{label} does without {', '.join(sorted(asked.absent))}")
+            notes.append(f"{label} does without {listed(sorted(asked.absent))}")
         if asked.model.card.validation.get("kind") == "region":
             notes.append(
                 f"{label}: its ranges come from parts of its training images; other good slides may agree a little less"
@@ -209,9 +216,20 @@ class QcTask:
             draw_marker(picture, path, f"{row.image}: {row.marker}, {row.verdict}")
             high, wide = picture.um
             places += [
-                (row.image, row.image_id, row.marker, row.model, x * wide, y * high, wide, high, picture.blocks[y, x])
+                (
+                    row.image,
+                    row.image_id,
+                    row.marker,
+                    row.model,
+                    x * wide,
+                    y * high,
+                    wide,
+                    high,
+                    round(float(picture.blocks[y, x]), 3),
+                )
                 for y, x in np.argwhere(picture.bad)
             ]
+        self._remove_pictures_but({path for _, path in self.pictures(run, rows)}, run)
         _write_csv(pd.DataFrame(places, columns=BLOCK_COLUMNS), run.path / BLOCKS)
         found = [load_found(run.folder_of(image)) for image in self._done(run)]
         run.details["qc"] = {
@@ -220,6 +238,15 @@ class QcTask:
             "alpha": ALPHA,
             "verdicts": dict(Counter(row.verdict for row in rows)),
         }
+
+    def _remove_pictures_but(self, wanted: Collection[Path], run: Run) -> None:
+        """Of what was flagged among fewer tests, before the last images were done."""
+        for image in self._done(run):
+            folder = run.folder_of(image)
+            ours = plain_names([f"{marker} ({model})" for model, marker in MarkerPicture.names(folder)])
+            for path in (folder / PICTURES / f"{name}.png" for name in ours):
+                if path not in wanted:
+                    path.unlink(missing_ok=True)
 
     def is_finished(self, run: Run) -> bool:
         if not all((run.path / name).is_file() for name in (TABLE, BLOCKS)):
@@ -282,7 +309,8 @@ class _ImageJob:
             asked, self.image, self.task.engine, value_scale=options.value_scale, progress=self._step(model.name)
         )
         self.looks.append((asked, seen))
-        self.notes += [note for note in seen.notes if note not in self.notes]
+        notes = (note.removeprefix(f"{self.image.name}: ") for note in seen.notes)  # whoever tells them names the image
+        self.notes += [note for note in notes if note not in self.notes]
         rows = []
         for k, marker in enumerate(seen.markers):
             plain = Found(
@@ -316,12 +344,13 @@ class _ImageJob:
                 dead = nothing_in(summary)
                 odd = expected.inputs[marker].what_is_wrong(summary) if marker in expected.inputs and not dead else ""
                 mine = [n for n, row in enumerate(out) if row.marker == marker and row.weights == model.weights_sha256]
+                broken = bool(dead) and is_broken(summary)
                 for n in mine:
-                    out[n] = replace(out[n], dead=dead, odd=odd)
+                    out[n] = replace(out[n], dead=dead, odd=odd, broken=broken)
                 if (dead or odd) and not any(row.marker == marker for row in out) and marker not in told:
                     told.add(marker)
                     lost = Found(self.task.label(model), model.weights_sha256, marker, why_not="no model judges it")
-                    out.append(replace(lost, dead=dead, odd=odd))
+                    out.append(replace(lost, dead=dead, odd=odd, broken=broken))
         return out
 
     def _with_causes(self, rows: list[Found]) -> list[Found]:

@@ -76,15 +76,17 @@ def test_a_good_image_does_not_fail(mxbridge: Call, weights: Path, images: Path)
     [
         (["--marker", ","], 2, "names no marker"),
         (["--marker", "KI67"], 2, "no marker 'KI67'"),
+        (["--um-per-px", "5"], 6, "more than a factor of 4"),
         (["--model", "demo"], 5, "imputes no markers"),
         (["--model", "nowhere.safetensors"], 5, "no weights file"),
     ],
 )
 def test_wrong_words(mxbridge: Call, weights: Path, images: Path, arguments: list[str], code: int, word: str) -> None:
     given = [] if "--model" in arguments else ["--model", weights]
-    got, _, err = mxbridge("qc", *given, "--files", images, *arguments)
+    got, out, err = mxbridge("qc", *given, "--files", images, *arguments)
     assert got == code
     assert word in err
+    assert not out
 
 
 def test_importance(mxbridge: Call, weights: Path, images: Path) -> None:
@@ -92,7 +94,7 @@ def test_importance(mxbridge: Call, weights: Path, images: Path) -> None:
     code, out, err = mxbridge("importance", *where, "--crop", "32", "--patches", "3", "--batch", "2")
     assert code == 0, err
     assert "3 of 64 squares of 32 px" in err
-    assert "Means over 1 images" in out
+    assert "Means over 1 image." in out
     code, out, _ = mxbridge("importance", *where, "--crop", "32", "--patches", "3", "--json")
     document = json.loads(out)
     assert document["computed"] == 0  # how many passes go together changes nothing

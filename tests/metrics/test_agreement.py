@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -92,6 +93,19 @@ def test_a_dead_stain_disagrees_and_a_blank_place_is_left_out() -> None:
     assert found.image == pytest.approx(np.median(found.blocks[np.isfinite(found.blocks)]))
 
 
+def test_one_marker_takes_no_more_than_its_own_sums() -> None:
+    """Of a slide with many markers a copy of all sums for each of them would be the largest thing in memory."""
+    sums = BlockSums(40, (64 * 64, 64 * 64))
+    sums.add(Box(0, 0, 256, 256), *(np.repeat(part, 40, axis=0) for part in pair(1, (256, 256))))
+    own = 6 * 8 * 64 * 64
+    tracemalloc.start()
+    found = sums.agreement(39, (0.01, 0.01))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.used == 16
+    assert peak < 4 * own
+
+
 def test_too_few_blocks_say_nothing() -> None:
     imputed, measured = pair(4, (64, 64 * (FEWEST_BLOCKS - 1)))
     assert np.isnan(whole(imputed, measured).agreement(0, (0.0, 0.0)).image)
@@ -121,6 +135,9 @@ def test_the_record_comes_back_from_json() -> None:
         {"windows": {"values": [0.5], "count": 1, "mean": float("nan"), "sd": 0.1}},
         {"windows": {"values": "no", "count": 1, "mean": 0.5, "sd": 0.1}},
         {"windows": None},
+        {"windows": {"values": [0.5], "count": 10**400, "mean": 0.5, "sd": 0.1}},
+        {"windows": {"values": [0.5], "count": 1, "mean": 1e308, "sd": 1e308}},
+        {"blocks": {"values": [], "count": 0, "mean": 0.0, "sd": 0.0}},
         {"low_signal": [0.1]},
         {"low_signal": [-1, 0]},
         {"fields": "many"},

@@ -81,7 +81,24 @@ def test_constant_and_empty_channels_make_a_record() -> None:
     assert input_ranges([]) == {}
 
 
-@pytest.mark.parametrize("broken", [None, {}, {"mean": [0.1]}, {"mean": "x"}, [1, 2]])
+def test_what_was_not_imaged_is_no_failure_of_a_channel() -> None:
+    """Outside of the tissue a masked slide has no numbers in any channel."""
+    planes = np.stack([good(1), good(2)])
+    planes[:, :50] = np.nan
+    planes[1, 50:70] = np.nan
+    sums = InputSums(["CD3", "CD4"])
+    for part in np.split(planes, [13, 50], axis=1):
+        sums.add(part)
+    seen = sums.summaries()
+    assert nothing_in(seen["CD3"]) == ""
+    assert seen["CD3"].broken == 0
+    assert seen["CD4"].broken == pytest.approx(20 / 30)
+    nothing = InputSums(["CD3", "CD4"])
+    nothing.add(np.full((2, 9, 9), np.nan, np.float32))
+    assert "no numbers" in nothing_in(nothing.summaries()["CD3"])
+
+
+@pytest.mark.parametrize("broken", [None, {}, {"mean": [0.1]}, {"mean": "x"}, {"texture": float("inf")}, [1, 2]])
 def test_a_broken_record_is_a_model_error(broken: object) -> None:
     record = {"mean": [0.1, 0.2], "sd": [0.1, 0.2], "top": 0.0, "texture": 0.5, "fields": 2}
     InputRange.from_record(record)

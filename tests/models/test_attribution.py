@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mxbridge.errors import UnknownName, UsageError
-from mxbridge.models.attribution import METHODS, AttributionSettings, attribute
+from mxbridge.errors import InputError, UnknownName, UsageError
+from mxbridge.models.attribution import METHODS, AttributionSettings, Forward, attribute, integrated_gradients
 from mxbridge.models.linear_start import LinearStart
 from mxbridge.models.maxim import Maxim, Request, load_checkpoint
 from tests.linked_stains import GROUPS, MARKERS, save_model
@@ -65,6 +65,29 @@ def test_padding_with_zeros_is_the_published_way(model: Maxim, tiles: np.ndarray
     assert np.abs(whole.maps[..., 32:, :]).max() == 0
     part = attribute(model, tiles, request, settings, CPU, zero_pad=48)
     np.testing.assert_allclose(part.maps, whole.maps[..., :32, :32], atol=1e-7)
+
+
+def test_a_lack_of_memory_makes_fewer_passes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = save_model(tmp_path / "m.safetensors", np.ones((5, 5)) - np.eye(5))
+    unit = np.random.default_rng(0).random((3, 5, 20, 20), np.float32)
+    settings, told = AttributionSettings(steps=4, batch=8), list[str]()
+    whole = attribute(small, unit, Request(("A",)), settings, CPU)
+
+    def fits(most: int) -> None:
+        def method(forward: Forward, inputs: torch.Tensor, steps: int, passes: int) -> torch.Tensor:
+            if passes > most:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return integrated_gradients(forward, inputs, steps, passes)
+
+        monkeypatch.setitem(METHODS, "integrated-gradients", method)
+
+    fits(2)
+    found = attribute(small, unit, Request(("A",)), settings, CPU, reduced=told.append)
+    np.testing.assert_allclose(found.maps, whole.maps, atol=1e-7)
+    assert told == ["passes at once 8 -> 4", "passes at once 4 -> 2"]
+    fits(0)
+    with pytest.raises(InputError, match="20 x 20 px does not fit"):
+        attribute(small, unit, Request(("A",)), settings, CPU)
 
 
 def test_settings_that_make_no_sense() -> None:

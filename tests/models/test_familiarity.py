@@ -96,6 +96,7 @@ def test_a_card_keeps_it() -> None:
         {"sd": [0.0] * 6},
         {"limit": None},
         {"limit": float("nan")},
+        {"limit": float("inf")},
         {"rows": "many"},
         {"correlation": [[1.0] * 6] * 6},
         {"correlation": [1.0] * 6},

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mxbridge.errors import BrokenFile, InputError, UnknownName, UsageError
 from mxbridge.image import Box
 from mxbridge.models.attribution import AttributionSettings
 from mxbridge.models.maxim import Maxim, load_checkpoint
+from mxbridge.report import importance_plot
 from mxbridge.stream.engine import Engine
 from mxbridge.tasks.importance import ImportanceOptions, ImportanceTask, importance
 from mxbridge.tasks.importance_of_image import Places, load
@@ -103,6 +106,7 @@ def test_places_cover_the_image_without_overlap() -> None:
     boxes = Places(whole=10, crop=20, patches=100, seed=1).boxes((65, 90))
     assert len(set(boxes)) == len(boxes) == 12
     assert all(box.shape == (20, 20) and box.clip((65, 90)) == box for box in boxes)
+    assert len(Places(whole=0, crop=1, patches=3).boxes((10**6, 10**6))) == 30  # a list of all would be terabytes
     assert Places().boxes((512, 300)) == [Box(0, 0, 512, 300)]
     assert {box.shape for box in Places(whole=0, crop=256).boxes((100, 700))} == {(100, 100)}
 
@@ -122,6 +126,10 @@ def test_blank_images_and_missing_inputs_are_errors(model: Maxim, tmp_path: Path
         ImportanceOptions(split="../x")
     with pytest.raises(UsageError, match="positive"):
         ImportanceOptions(places=Places(crop=0))
+    with pytest.raises(UsageError, match="--seed -1"):
+        ImportanceOptions(places=Places(seed=-1))
+    with pytest.raises(UsageError, match="the same weights"):
+        ImportanceTask([model, replace(model, name="other")], Engine(device="cpu"), ImportanceOptions())
 
 
 def test_a_second_run_computes_nothing_and_damage_is_said(model: Maxim, tmp_path: Path) -> None:
@@ -141,3 +149,15 @@ def test_a_second_run_computes_nothing_and_damage_is_said(model: Maxim, tmp_path
     (folder / "importance.json").write_text(json.dumps([{"inputs": 3}]))
     with pytest.raises(BrokenFile, match="no result of importance"):
         load(folder)
+
+
+def test_the_picture_takes_any_names_and_is_never_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importance_plot, "TALLEST", 8.0)
+    names = ["IL-1\u03b2 $x$", "$\\frac$", "\u6838", "D", "E"]
+    rows = [(t, "MAXIM", m, 1.0) for t in names for m in names if m != t]
+    table = pd.DataFrame(rows, columns=["target", "model", "input", "absolute_percent"])
+    columns = ["target", "model", "first", "second", "correlation"]
+    pairs = pd.DataFrame([(names[0], "MAXIM", names[1], names[2], 0.5)], columns=columns)
+    importance_plot.draw_importance(table, pairs, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as opened:
+        assert opened.height <= 8 * 110  # two of the five; the table has all

@@ -63,6 +63,17 @@ def test_bad_blocks_are_outlined(picture: MarkerPicture, tmp_path: Path) -> None
     assert FLAG in colours(tmp_path / "one.png")
 
 
+@pytest.mark.parametrize("side", [3, 17, 40, 67, 300])
+def test_blocks_of_slides_are_smaller_than_a_pixel(side: int, tmp_path: Path) -> None:
+    """The last block may also begin behind the last whole pixel of the picture."""
+    high, wide = 64 * 11 + 1, 64 * 9 + 17
+    small = np.random.default_rng(0).random((-(-high // side), -(-wide // side)), np.float32)
+    blocks = np.zeros((12, 10))
+    picture = MarkerPicture("MAXIM", "CD3", small, small, blocks, blocks == 0, side, (32.0, 32.0))
+    draw_marker(picture, tmp_path / "a.png", "slide")
+    assert FLAG in colours(tmp_path / "a.png")
+
+
 def test_what_is_kept_comes_back(picture: MarkerPicture, tmp_path: Path) -> None:
     MarkerPicture.save_all([picture, replace(picture, marker="B", side=3)], tmp_path)
     assert MarkerPicture.names(tmp_path) == [("MAXIM", "CD3 é 日"), ("MAXIM", "B")]

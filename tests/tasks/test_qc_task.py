@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mxbridge.errors import BrokenFile, InputError, ModelError, QualityFlagged, UnknownName
+from mxbridge.errors import BrokenFile, InputError, ModelError, QualityFlagged, UnknownName, UsageError
 from mxbridge.models.maxim import Maxim
 from mxbridge.progress import Progress
 from mxbridge.stream.engine import Engine
+from mxbridge.tasks.judging import causes
 from mxbridge.tasks.judging.causes import choose_crops
 from mxbridge.tasks.judging.verdicts import Row, load_found
 from mxbridge.tasks.over_images import Finished, run_over_images
@@ -118,6 +120,71 @@ def test_blank_images_are_low_signal(model: Maxim, tmp_path: Path) -> None:
     _, rows = judged([model], {"glass": pixels}, tmp_path)
     assert {row.verdict for row in rows.values()} == {"low signal"}
     assert rows["glass", "A"].reason.startswith("0 of 25 blocks have signal")
+
+
+def test_a_channel_without_numbers_is_flagged_and_what_was_not_imaged_is_not(model: Maxim, tmp_path: Path) -> None:
+    lost, masked = stains(14).astype(np.float32), stains(15).astype(np.float32)
+    lost[0] = np.nan
+    masked[:, :, :170] = np.nan
+    _, rows = judged([model], {"lost": lost, "masked": masked}, tmp_path)
+    assert (rows["lost", "A"].verdict, rows["lost", "A"].reason) == ("flagged", "100% of its pixels are no numbers")
+    assert {rows["lost", m].verdict for m in "DE"} == {"ok"}
+    assert {rows["masked", m].verdict for m in MARKERS} == {"ok"}
+    assert rows["masked", "A"].blocks_used == 15
+
+
+def test_models_of_one_marker_are_both_judged_and_named_once(model: Maxim, tmp_path: Path) -> None:
+    other = save_model(tmp_path / "b.safetensors", 0.9 * shared_mixing(), validation=validation())
+    pixels = stains(11)
+    pixels[0] = scrambled(pixels[0])
+    workspace = MemoryWorkspace({"x": (pixels, MARKERS, UM)}, runs_home=tmp_path)
+    _, rows = qc(workspace, [model, other], Engine(device="cpu"))
+    of_a = [row for row in rows if row.marker == "A"]
+    assert len({row.model for row in of_a}) == 2
+    assert {row.verdict for row in of_a} == {"flagged"}
+    assert all("B, C agree again" in row.reason for row in of_a)
+    with pytest.raises(UsageError, match="the same weights"):
+        QcTask([model, replace(model, name="other")], Engine(device="cpu"), QcOptions())
+
+
+def test_pictures_of_what_is_no_longer_flagged_go(model: Maxim, tmp_path: Path) -> None:
+    """And nothing else in their folder."""
+    noise = stains(11)
+    noise[0] = scrambled(noise[0])
+    finished, _ = judged([model], {"noise": noise}, tmp_path)
+    folder = next(finished.run.path.glob("images/*/qc"))
+    assert {p.name[0] for p in folder.iterdir()} == set(GROUP)
+    (folder / "mine.png").write_bytes(b"mine")
+    task = QcTask([model], Engine(device="cpu"), QcOptions())
+    found = folder.parent / "qc.json"
+    rows = json.loads(found.read_text())
+    rows[1] |= {"agreement": 0.9, "bad_blocks": 0}
+    found.write_text(json.dumps(rows))
+    task.finish(finished.run)
+    assert {p.name[0] for p in folder.iterdir()} == {"A", "C", "m"}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (17, 3)])
+def test_tiny_images(model: Maxim, tmp_path: Path, shape: tuple[int, int]) -> None:
+    _, rows = judged([model], {"tiny": stains(1)[:, : shape[0], : shape[1]]}, tmp_path)
+    assert {row.verdict for row in rows.values()} == {"low signal"}
+    assert all(row.reason.startswith("no block of 64 px has enough pixels") for row in rows.values())
+
+
+def test_an_image_in_which_all_fails_takes_no_time_of_its_own(
+    model: Maxim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs of markers and channels grow with the square of the panel; what is tried of them does not."""
+    monkeypatch.setattr(causes, "TRIALS", 6)
+    tried: list[str] = []
+    real = causes.Search._hangs
+    monkeypatch.setattr(causes.Search, "_hangs", lambda *a: tried.append(a[-1]) or real(*a))
+    pixels = np.stack([np.roll(plane, (41 * k, 67 * k), (0, 1)) for k, plane in enumerate(stains(16))])
+    pixels[4] = 0
+    _, rows = judged([model], {"all": pixels}, tmp_path)
+    assert sum(row.is_flag for row in rows.values()) >= 4
+    assert 0 < len(tried) <= 6
+    assert tried[0] == "E"  # what is known to be bad comes first
 
 
 def test_too_small_an_image_is_not_judged(model: Maxim, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ CROPS = 2
 CROP = 512
 """Crops of an image on which channels are tried, and their side in model pixels."""
 TRIALS = 48
-"""Forward passes per crop and round."""
+"""Forward passes per crop and round, and pairs of a marker and a channel that it may hang on."""
 ROUNDS = 3
 """Bad channels that are looked for one after another."""
 HANGS = 0.8
@@ -114,21 +114,32 @@ class Search:
             left = self._settle([o for o in left if o.marker != channel], before, after, (channel,))
             hidden = (*hidden, channel)
         doubtful = dict.fromkeys([*hidden, *(one.marker for one in left)])
-        for one in [o for o in self.suspicious if key(o) not in self.causes][:TRIALS]:
-            hangs = [c for c in list(doubtful)[:TRIALS] if c != one.marker and self._hangs(crops, one, c)]
-            self.hangs_on[key(one)] = tuple(hangs)
+        self._find_hangs(crops, [one for one in self.suspicious if key(one) not in self.causes], list(doubtful))
 
-    def _hangs(self, crops: Sequence[LocalImage], one: Suspicious, channel: str) -> bool:
-        """Whether what is imputed changes much when the channel shows something else: the marker's own image, turned."""
+    def _find_hangs(self, crops: Sequence[LocalImage], ones: Sequence[Suspicious], channels: Sequence[str]) -> None:
+        """Fill ``hangs_on``. Where nearly every marker fails there are too many pairs; the channels known to be bad come first."""
+        pairs = [(one, c) for c in channels for one in ones if c != one.marker and _is_input(one, c)][:TRIALS]
+        as_they_are = {
+            key(one): [self._map(crop, one) for crop in crops] for one in {key(o): o for o, _ in pairs}.values()
+        }
+        for one, channel in pairs:
+            if self._hangs(crops, as_they_are[key(one)], one, channel):
+                self.hangs_on[key(one)] = (*self.hangs_on.get(key(one), ()), channel)
+
+    def _hangs(
+        self, crops: Sequence[LocalImage], maps: Sequence[NDArray[np.float32]], one: Suspicious, channel: str
+    ) -> bool:
+        """Whether what is imputed changes much when the channel shows something else: the marker's own image, turned.
+
+        maps: what is imputed from the crops as they are.
+        """
         asked, scaling = one.asked, one.asked.model.scaling
-        if channel not in asked.model.inputs or channel not in asked.channels:
-            return False
         found, scale = [], 1.0 if self.value_scale is None else self.value_scale
-        for crop in crops:
+        for crop, before in zip(crops, maps, strict=True):
             decoy = np.ascontiguousarray(computed(crop.levels[0][asked.channels[one.marker]])[::-1, ::-1])
             unit = scaling[one.marker].to_unit(torch.from_numpy(decoy.astype(np.float32)) * scale)
             stored = scaling[channel].to_stored(unit.numpy()) / np.float32(scale)
-            before, after = (self._map(c, one) for c in (crop, _replaced(crop, asked.channels[channel], stored)))
+            after = self._map(_replaced(crop, asked.channels[channel], stored), one)
             sums = BlockSums(1, before.shape[1:])
             sums.add(Box(0, 0, *before.shape[1:]), before, after)
             found.append(sums.pearson_blocks().ravel())
@@ -257,6 +268,10 @@ def crop_of(image: LocalImage, box: Box) -> LocalImage:
     pixels = computed(image.levels[0][:, box.y0 : box.y1, box.x0 : box.x1])
     name = f"{image.identity}, {tuple(box)}"
     return replace(image, levels=(_in_memory(pixels),), identity=name)
+
+
+def _is_input(one: Suspicious, channel: str) -> bool:
+    return channel in one.asked.model.inputs and channel in one.asked.channels
 
 
 def _replaced(crop: LocalImage, channel: int, stored: NDArray[np.float32]) -> LocalImage:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mxbridge.errors import ModelError
+from mxbridge.errors import ModelError, UsageError
 from mxbridge.image import Box, LocalImage
 from mxbridge.metrics.agreement import BlockSums, Range, cuts
 from mxbridge.metrics.input_range import InputRange, InputSums
 from mxbridge.models.maxim import Maxim, MaximStream, Request
 from mxbridge.models.maxim_input import find_markers
+from mxbridge.models.maxim_stream import listed
 from mxbridge.stream.engine import Engine
 
 PREVIEW = 384
@@ -43,6 +44,17 @@ class Expectation:
         return cls(ranges, why_not, known)
 
 
+def refuse_repeated(models: Sequence[Maxim]) -> None:
+    """Raise UsageError where two models are the same weights: what is kept of an image is told apart by them."""
+    by_weights: dict[str, Maxim] = {}
+    for model in models:
+        other = by_weights.setdefault(model.weights_sha256, model)
+        if other is not model:
+            raise UsageError(
+                f"two of the models, {other.name} and {model.name}, are the same weights", hint="Name one of them"
+            )
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a model is asked of an image. markers: outputs that are measured there. absent: inputs that are not.
@@ -58,13 +70,14 @@ class Asked:
 
     @classmethod
     def of(cls, model: Maxim, image: LocalImage, wanted: Sequence[str] = ()) -> Asked:
-        """wanted: only these markers, as the model spells them. Raises InputError for a name on two channels."""
+        """wanted: only these markers, in any case. Raises InputError for a name on two channels."""
         channels = find_markers(image, [*model.inputs, *model.outputs])
-        markers = tuple(m for m in model.outputs if m in channels and (not wanted or m in wanted))
+        folded = {m.strip().casefold() for m in wanted}
+        markers = tuple(m for m in model.outputs if m in channels and (not folded or m.strip().casefold() in folded))
         absent = tuple(m for m in model.inputs if m not in channels)
         why_not = ""
         if absent and not model.any_marker:
-            why_not = f"the image has no channel {', '.join(absent)}"
+            why_not = f"the image has no channel {listed(absent)}"
         elif model.any_marker and 2 * (len(absent) + 1) > len(model.inputs):
             why_not = f"the image lacks {len(absent)} of the {len(model.inputs)} markers of the model"
         return cls(model, markers, channels, frozenset(absent), why_not)
@@ -89,6 +102,12 @@ class Look:
     """(y, x) of a pixel of the blocks, at the model's scale."""
 
 
+def stream_of(asked: Asked, image: LocalImage, engine: Engine, value_scale: float | None = None) -> MaximStream:
+    """Everything that is measured beside what is imputed of it; nothing is read yet. Raises InputError, NoPixelSize."""
+    requests = asked.requests(asked.markers)
+    return MaximStream(asked.model, image, engine, requests, measured=list(asked.channels), value_scale=value_scale)
+
+
 def look(
     asked: Asked,
     image: LocalImage,
@@ -99,8 +118,7 @@ def look(
 ) -> Look:
     """Impute every marker from the others over the whole image. Raises InputError, NoPixelSize."""
     names = list(asked.channels)
-    requests = asked.requests(asked.markers)
-    stream = MaximStream(asked.model, image, engine, requests, measured=names, value_scale=value_scale)
+    stream = stream_of(asked, image, engine, value_scale)
     at = [names.index(m) for m in asked.markers]
     sums, inputs = BlockSums(len(at), stream.shape), InputSums(names)
     previews = Previews(len(at), stream.shape)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mxbridge.errors import BrokenFile
 from mxbridge.formats.atomic import write_atomically
-from mxbridge.metrics.agreement import ALPHA, FEWEST_BLOCKS, Range, corrected
+from mxbridge.metrics.agreement import ALPHA, BLOCK, FEWEST_BLOCKS, Range, corrected
 from mxbridge.tasks.judging.causes import Cause
 
 OK, FLAGGED, LOW_SIGNAL, NOT_JUDGED = "ok", "flagged", "low signal", "not judged"
@@ -30,7 +30,8 @@ class Found:
     """What was seen of one marker with one model in one image; NaN where there is nothing to say.
 
     agreement: median over blocks. pearson: over all pixels of the blocks used. bad_blocks: called bad among them.
-    why_not: why it cannot be judged. dead: why the channel can hold no stain. odd: how its brightness is unlike training.
+    why_not: why it cannot be judged. dead: why the channel can hold no stain. broken: because it holds no numbers.
+    odd: how its brightness is unlike training.
     cause: the channels without which it agrees. hangs_on: channels that are bad or suspicious themselves and without which the
     model cannot tell.
     """
@@ -48,6 +49,7 @@ class Found:
     odd: str = ""
     cause: Cause | None = None
     hangs_on: tuple[str, ...] = ()
+    broken: bool = False
 
 
 def is_patchy(found: Found) -> bool:
@@ -136,15 +138,16 @@ def judge(
 ) -> list[Row]:
     """images: (name, id). found: per image. ranges: by sha256 of the weights and marker."""
     rows = []
-    tested = _tested(found, ranges)
-    for number, (name, image_id) in enumerate(images):
-        own = [t for t in tested if t.image == number]
-        blamed: dict[str, list[str]] = {}
+    tested: list[list[Tested]] = [[] for _ in images]
+    for t in _tested(found, ranges):
+        tested[t.image].append(t)
+    for (name, image_id), own in zip(images, tested, strict=True):
+        blamed: dict[str, dict[str, None]] = {}  # a marker that two models judge is named once
         for t in own:
             for channel in t.found.cause.channels if t.fails and t.found.cause else ():
-                blamed.setdefault(channel, []).append(t.found.marker)
+                blamed.setdefault(channel, {})[t.found.marker] = None
         wrong = {t.found.marker for t in own if t.found.dead or t.found.odd} | set(blamed)
-        rows += [_row(name, image_id, t, blamed.get(t.found.marker, []), wrong) for t in own]
+        rows += [_row(name, image_id, t, list(blamed.get(t.found.marker, ())), wrong) for t in own]
     return rows
 
 
@@ -195,12 +198,12 @@ def _row(image: str, image_id: str, t: Tested, victims: Sequence[str], wrong: Co
 def _verdict(t: Tested, victims: Sequence[str], wrong: Collection[str]) -> tuple[str, str]:
     """Verdict and why. A channel that holds nothing is bad whatever else; then agreement, and inputs before the target."""
     f = t.found
-    if f.dead and (t.range is None or f.used >= FEWEST_BLOCKS):
+    if f.dead and (t.range is None or f.broken or f.used >= FEWEST_BLOCKS):
         return FLAGGED, f.dead
     if t.range is None:
         return (FLAGGED, _blame(victims)) if victims else (NOT_JUDGED, "; ".join(w for w in (f.why_not, f.odd) if w))
     if f.used < FEWEST_BLOCKS:
-        return LOW_SIGNAL, f"{f.used} of {f.used + f.skipped} blocks have signal{f'; {f.dead}' if f.dead else ''}"
+        return LOW_SIGNAL, _little_signal(f)
     if t.fails:
         return _whose_fault(t, victims, wrong)
     if victims:
@@ -208,11 +211,20 @@ def _verdict(t: Tested, victims: Sequence[str], wrong: Collection[str]) -> tuple
     return OK, f.odd or ("low, but not for so many tests" if t.p <= ALPHA < t.q else "")
 
 
+def _little_signal(f: Found) -> str:
+    some = f"{f.used} of {f.used + f.skipped} blocks have signal"
+    return (some if f.used + f.skipped else f"no block of {BLOCK} px has enough pixels") + (
+        f"; {f.dead}" if f.dead else ""
+    )
+
+
 def _whose_fault(t: Tested, victims: Sequence[str], wrong: Collection[str]) -> tuple[str, str]:
     """Of a marker that does not agree. victims: that agree without it. wrong: channels that are bad whatever this one is."""
     f = t.found
     if f.cause:
         what = f"agrees again without it: {f.cause.before:.2f} -> {f.cause.after:.2f} where that was tried"
+        if not t.bad:
+            what = f"{f.bad_blocks} of {f.used} blocks do not agree, most of them again without it"
         return f"{SUSPECT} {', '.join(f.cause.channels)}", what
     inputs = [channel for channel in f.hangs_on if channel in wrong]
     if inputs and not victims and not f.odd:
