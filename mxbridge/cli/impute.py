@@ -162,7 +162,7 @@ def _names(option: str, text: str) -> tuple[str, ...]:
 def _say_plan(
     workspace: Workspace, task: ImputeTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
 ) -> None:
-    from mxbridge.tasks.over_images import leave_out, plan_images
+    from mxbridge.tasks.over_images import leave_out, plan_images, telling
 
     plans, failed = plan_images(workspace, refs, task)
     refs = refs if all_named else leave_out(refs, plans, failed, teller)
@@ -180,7 +180,7 @@ def _say_plan(
         for note in row.get("notes", ()):
             console.out.print(f"  {note}", markup=False)
     if failed and not plans:
-        raise next(iter(failed.values()))
+        raise telling(failed.values())
     if failed:
         raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be done", hint="They are named above")
 
@@ -214,7 +214,8 @@ def _say_result(finished: Finished, publish: bool, as_json: bool) -> None:
         )
         return
     if rows:
-        console.print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+        columns = [key for key in rows[0] if key not in ("cells", "mean") or any(row["cells"] for row in rows)]
+        console.print_table(columns, [[row[key] for key in columns] for row in rows])
     if not finished.computed and not finished.published and not finished.errors:
         console.out.print("Nothing to do: all of this was done before. --restart does it again.")
     console.out.print(f"Tables and settings: {run.path.resolve()}", markup=False)

@@ -9,7 +9,7 @@ import typer
 
 from mxbridge.cli import console, options
 from mxbridge.cli.sources import open_source
-from mxbridge.errors import SomeImagesFailed, UsageError
+from mxbridge.errors import ModelError, SomeImagesFailed, UsageError
 
 if TYPE_CHECKING:
     from mxbridge.progress import Progress
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mxbridge.workspaces.base import Workspace
 
 SCORING = "Scoring"
+OTHER_SYSTEM = "Imputation models are for mxbridge impute; `mxbridge models list` says what each is for"
 
 
 def score(
@@ -124,6 +125,8 @@ def score(
 
     refs = workspace.list(image or ())
     found = catalogue.resolve(model or workspace.default_model or "nimbus")
+    if found.card.system != "nimbus":
+        raise ModelError(f"{found.path}: a model of the system {found.card.system} scores no cells", hint=OTHER_SYSTEM)
     chosen = ScoreOptions(
         markers=_names(markers),
         panel=panel,
@@ -166,7 +169,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 def _say_plan(
     workspace: Workspace, task: ScoreTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
 ) -> None:
-    from mxbridge.tasks.over_images import leave_out, plan_images
+    from mxbridge.tasks.over_images import leave_out, plan_images, telling
 
     plans, failed = plan_images(workspace, refs, task)
     refs = refs if all_named else leave_out(refs, plans, failed, teller)
@@ -187,7 +190,7 @@ def _say_plan(
             f"object classifier: {task.measurement(marker)} >= {task.threshold_of(marker):g}", markup=False
         )
     if failed and not plans:
-        raise next(iter(failed.values()))
+        raise telling(failed.values())
     if failed:
         raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be scored", hint="They are named above")
 

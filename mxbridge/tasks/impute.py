@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +25,7 @@ from mxbridge.tasks.imputing.input_warnings import judge_inputs
 from mxbridge.tasks.imputing.named_channels import named
 from mxbridge.tasks.imputing.one_image import Settings, StepFound, Tell, impute_image, streams_of
 from mxbridge.tasks.imputing.open_models import COMPAT
+from mxbridge.tasks.imputing.spread_report import NO_PICTURE, can_draw, spread_files, write_spread_report
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mxbridge.stream.engine import Engine
-
-SPREAD_FILES = ("spread.csv", "spread.png")
 
 ALGORITHM = "impute 1"
 """Part of every fingerprint; raised when the numbers of an unchanged run would change."""
@@ -161,6 +161,12 @@ class ImputeTask:
             channels=seen.channel_names,
         )
 
+    @property
+    def _given_up(self) -> frozenset[str]:
+        """Inputs of the models that nobody expects in an image: asked for, or left out by the user."""
+        inputs = dict.fromkeys(m for model in self.models for m in model.inputs)
+        return frozenset((*self.targets, *(same_marker(name, inputs) or "" for name in self.options.without)))
+
     def plan(self, pulled: Pulled) -> Plan:
         image, cells = pulled.image, pulled.cells
         if image.rgb:
@@ -187,8 +193,9 @@ class ImputeTask:
                 "steps": [step.describe() for step in steps],
             },
             counts={"cells": 0 if cells is None else len(cells), "markers": sum(len(s.targets) for s in steps)},
-            warnings=(*pulled.all_warnings, *told, *self._about_spread()),
-            notes=tuple(_about(steps, self.targets))
+            warnings=(*pulled.all_warnings, *told, *_missing(steps, self._given_up), *self._about_spread()),
+            notes=tuple(_about(steps, self.targets, self._given_up))
+            + ((NO_PICTURE,) if self._spread_records() and not can_draw() else ())
             + (() if cells is not None else ("no cells: only channels are made",)),
         )
 
@@ -311,7 +318,7 @@ class ImputeTask:
 
     def is_finished(self, run: Run) -> bool:
         wanted = ["cells.parquet", "cells.csv"] if any(i.counts.get("cells") for i in _done(run)) else []
-        wanted += [*SPREAD_FILES] if self._spread_records() else []
+        wanted += spread_files() if self._spread_records() else ()
         return all((run.path / name).is_file() for name in wanted)
 
     def finish(self, run: Run) -> None:
@@ -324,9 +331,7 @@ class ImputeTask:
             frames = [read_cell_table(run.folder_of(i)) for i in with_cells]
             write_cell_tables(pd.concat(frames, ignore_index=True), run.path)
         if records := self._spread_records():
-            from mxbridge.tasks.imputing.spread_report import write_spread_report
-
-            write_spread_report(records, *(run.path / name for name in SPREAD_FILES))
+            write_spread_report(records, run.path)
 
     def _about_spread(self) -> Iterable[str]:
         for target, record in self._spread_records().items():
@@ -350,7 +355,9 @@ def spread_record(step: Step, target: str, settings: Settings) -> SpreadRecord |
     """What a model's card knows of such a spread and the error on its validation images."""
     known = step.models[0].card.validation.get("spread")
     record = SpreadRecord.from_record(known.get(target)) if isinstance(known, dict) else None
-    return record if record is not None and record.source == settings.source(step) else None
+    if record is None or record.source != settings.source(step) or not math.isfinite(record.spearman):
+        return None  # where the spread never differed, it says nothing of the error
+    return record
 
 
 def summary(run: Run) -> list[dict[str, Any]]:
@@ -392,8 +399,17 @@ def _as_if_imputed(image: LocalImage, step: Step) -> LocalImage:
     return with_channels(image, derived, image.identity)
 
 
-def _about(steps: Sequence[Step], asked: Sequence[str]) -> Iterable[str]:
-    """What people should know of the way in which markers are imputed. asked: all that were asked for."""
+def _missing(steps: Sequence[Step], given_up: Collection[str]) -> Iterable[str]:
+    """Inputs that any-marker models do without although nobody said so: perhaps they are called otherwise in the image."""
+    for step in steps:
+        for model, request in zip(step.models, step.requests, strict=True):
+            if missing := ", ".join(m for m in model.inputs if m in request.hidden and m not in given_up):
+                yield f"{', '.join(step.targets)}: imputed without {missing}: no such channel (map names with --panel)"
+
+
+def _about(steps: Sequence[Step], asked: Sequence[str], given_up: Collection[str]) -> Iterable[str]:
+    """What people should know of the way in which markers are imputed. asked: all that were asked for. given_up: inputs that
+    are not looked for."""
     for step in steps:
         targets = ", ".join(step.targets)
         if step.uses:
@@ -401,9 +417,8 @@ def _about(steps: Sequence[Step], asked: Sequence[str]) -> Iterable[str]:
         if len(step.models) > 1:
             yield f"{targets}: mean of {len(step.models)} models"
         for model, request in zip(step.models, step.requests, strict=True):
-            if request.hidden:
-                missing = ", ".join(marker for marker in model.inputs if marker in request.hidden)
-                yield f"{targets}: imputed without {missing} (not in the image, or asked for as well)"
+            if hidden := ", ".join(m for m in model.inputs if m in request.hidden and m in given_up):
+                yield f"{targets}: imputed without {hidden} (left out, or asked for as well)"
             believed = [m for m in model.inputs if m in asked and m not in step.uses]
             if believed and not model.any_marker:
                 names = ", ".join(believed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -123,6 +123,12 @@ def leave_out(
     return [ref for ref in refs if ref not in foreign]
 
 
+def telling(errors: Iterable[MxbridgeError]) -> MxbridgeError:
+    """Of the errors of several images the first that is about the task, not about a picture it is not made for."""
+    known = list(errors)
+    return next((error for error in known if not isinstance(error, NotApplicable)), known[0])
+
+
 def run_over_images(
     workspace: Workspace,
     refs: Sequence[ImageRef],
@@ -145,7 +151,7 @@ def run_over_images(
     plans, failed = plan_images(workspace, refs, task, progress)
     refs = leave_out(refs, plans, failed, progress) if not all_named else refs
     if failed and not plans:
-        raise next(iter(failed.values()))
+        raise telling(failed.values())
     by_id = {plan.ref.id: plan for plan in plans}
     records = [
         ImageRecord(

@@ -233,6 +233,7 @@ def test_a_bare_checkpoint_as_the_published_program_runs_it(mxbridge: Call, fiel
     compat = ("--compat", "maxim", "--compat-pad", 256, "--inputs", "DAPI,CD3")
     code, _, err = mxbridge("impute", *given)
     assert (code, "a bare checkpoint.pt needs --compat maxim" in err) == (5, True)
+    assert "checkpoint.pt has no model card" in err
     code, _, err = mxbridge("impute", *given, *compat)
     assert (code, "uint16 numbers" in err) == (6, True)
     code, _, err = mxbridge("impute", *given, *compat, "--value-scale", 0.25)
@@ -291,3 +292,19 @@ def test_golden_projects(mxbridge: Call, data: Path, tmp_path: Path, version: st
     assert mxbridge("qupath", "check", folder, "--no-qupath")[0] == 0
     assert mxbridge("undo", newest(project))[0] == 0
     assert values_of(folder) == before
+
+
+def test_an_imputation_model_scores_no_cells(mxbridge: Call, project: Path, models: Path) -> None:
+    for more in ((), ("--dry-run",)):
+        code, _, err = mxbridge("score", "--project", project, "--model", models / "cd8.safetensors", *more)
+        assert (code, "scores no cells" in err, "Traceback" in err) == (5, True, False)
+
+
+def test_a_dry_run_names_what_is_wrong_with_images_it_is_made_for(mxbridge: Call, data: Path, tmp_path: Path) -> None:
+    """Not that another image of the project is a colour picture."""
+    shutil.copytree(data / "qupath", tmp_path / "golden")
+    model = write_model(tmp_path / "m.safetensors", ("DAPI", "CD99"), ("CD45RO",))
+    project = tmp_path / "golden/v0.7.0/project.qpproj"
+    for more in ((), ("--dry-run",)):
+        code, _, err = mxbridge("impute", "--project", project, "--model", model, "--marker", "CD45RO", *more)
+        assert (code, "no channel CD99" in err) == (6, True)

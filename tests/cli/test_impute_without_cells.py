@@ -46,6 +46,7 @@ def test_the_channel_alone(mxbridge: Call, bare: Path, tmp_path: Path, with_data
     assert code == 0, err
     assert "no cells: only channels are made" in err
     assert "CD8 (MAXIM)" in out
+    assert "nan" not in out
     first = channels(bare)
     assert list(first) == ["DAPI", "CD3", "Ki67", "CD8 (MAXIM)"]
     before = files_of(bare.parent)

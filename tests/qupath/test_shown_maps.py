@@ -46,15 +46,20 @@ def test_maps_are_shown_at_full_size_in_the_type_of_the_image(project, base, um,
     folder = project / "mxbridge" / "derived" / "2"
     values = a_map(folder, "CD3 (Nimbus)", base, um)
     derived = [DerivedImage("CD3 (Nimbus).ome.zarr", ("CD3 (Nimbus)",), "k")]
-    assert not maps_are_shown(Project.open(project), 2, derived)
+    assert not maps_are_shown(Project.open(project), 2, derived, folder)
     assert show_maps(project, 2, folder, derived).changed
-    assert maps_are_shown(Project.open(project), 2, derived)
+    assert maps_are_shown(Project.open(project), 2, derived, folder)
     shown = np.asarray(pull(project).image.levels[0])[5]
     assert shown.dtype == np.uint16
     assert np.array_equal(shown, np.repeat(np.repeat(values.astype(np.uint16) * 257, factor, 0), factor, 1))
     before = files_of(project)
     assert not show_maps(project, 2, folder, derived).changed
     assert files_of(project) == before
+    (folder / "CD3 (Nimbus).ome.tif").unlink()
+    assert not maps_are_shown(Project.open(project), 2, derived, folder)
+    show_maps(project, 2, folder, derived)
+    assert maps_are_shown(Project.open(project), 2, derived, folder)
+    assert np.array_equal(np.asarray(pull(project).image.levels[0])[5], shown)
     assert hide_maps(project, 2, folder, ["k"]).entry_id is None
     assert sorted(p.name for p in folder.iterdir()) == ["CD3 (Nimbus).ome.zarr"]
 
@@ -104,7 +109,9 @@ def test_maps_of_what_nothing_can_be_joined_to_stay_files(project, base):
     assert (done.entry_id, done.changed) == (None, False)
     assert "colour picture" in done.notes[0]
     assert files_of(project) == before
-    assert maps_are_shown(Project.open(project), 1, [DerivedImage("m.ome.zarr", ("m",), "k")])  # as far as it can be
+    assert maps_are_shown(
+        Project.open(project), 1, [DerivedImage("m.ome.zarr", ("m",), "k")], folder
+    )  # as far as it can be
 
 
 def test_maps_of_an_image_whose_pixel_size_was_given_by_hand(tmp_path):
@@ -115,7 +122,7 @@ def test_maps_of_an_image_whose_pixel_size_was_given_by_hand(tmp_path):
     values = a_map(tmp_path / "p/maps", "m", image, 0.325)
     derived = [DerivedImage("m.ome.zarr", ("m",), "k")]
     assert "pixels" in show_maps(tmp_path / "p", 1, tmp_path / "p/maps", derived).notes[0]
-    assert maps_are_shown(Project.open(tmp_path / "p"), 1, derived)
+    assert maps_are_shown(Project.open(tmp_path / "p"), 1, derived, tmp_path / "p/maps")
     assert show_maps(tmp_path / "p", 1, tmp_path / "p/maps", derived, um_per_px=0.325).changed
     assert np.array_equal(np.asarray(pull(tmp_path / "p", 2).image.levels[0])[1], values.astype(np.uint16) * 257)
 

@@ -93,6 +93,13 @@ def test_what_cannot_be(models: list[Maxim], present: str, chain: bool, kind: ty
     assert words in caught.value.message
 
 
+def test_what_is_missing_is_told_beside_what_is_there() -> None:
+    for models in ([model("ABCDE")], [model("AB", "C")]):
+        with pytest.raises(InputError) as caught:
+            resolve(("C",), models, {"A"}, chain=False, where="image a", channels=("A", "bee"))
+        assert "There is: A, bee. " in caught.value.hint
+
+
 def test_names_in_any_case() -> None:
     assert same_marker("KI67 ", ["Ki67", "CD8"]) == "Ki67"
     assert same_marker("ki67", ["Ki67", "KI67"]) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,7 +228,29 @@ def test_a_spread_shown_against_the_error_is_called_uncertainty(load, engine, wo
     assert (finished.run.path / "spread.png").is_file()
 
 
+def test_without_matplotlib_there_is_the_table(load, engine, workspace, monkeypatch) -> None:
+    table = SpreadTable("six views")
+    table.add([0.1, 0.2, 0.3], [0.1, 0.2, 0.3])
+    model = load(("DAPI", "CD8"), ("KI67",), validation={"spread": {"KI67": table.record()}})
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    wanted = options("KI67", uncertainty=True)
+    finished = impute(workspace(), [model], engine, wanted)
+    assert (finished.run.path / "spread.csv").is_file()
+    assert not (finished.run.path / "spread.png").exists()
+    before = (finished.run.path / "run.json").read_bytes()
+    impute(workspace(), [model], engine, wanted)
+    assert (finished.run.path / "run.json").read_bytes() == before
+    plan = ImputeTask((model,), engine, wanted).plan(workspace().pull(workspace().list()[0]))
+    assert any("mxbridge[train]" in note for note in plan.notes)
+
+
 def test_a_spread_that_does_not_follow_the_error_is_told(load, engine, workspace) -> None:
+    constant = SpreadTable("six views")
+    constant.add(np.zeros(99), np.linspace(0, 0.1, 99))
+    model = load(("DAPI", "CD8"), ("KI67",), validation={"spread": {"KI67": constant.record()}})
+    run = impute(workspace(), [model], engine, options("KI67", uncertainty=True)).run
+    assert results_of(run).measurements[1].name == "MAXIM: KI67 spread"
     table = SpreadTable("six views")
     table.add(*np.random.default_rng(0).random((2, 2000)))
     model = load(("DAPI", "CD8"), ("KI67",), validation={"spread": {"KI67": table.record()}})
@@ -300,8 +323,12 @@ def test_any_marker_models_hide_what_is_missing_or_asked_for(load, engine, works
     planes[:3], planes[5:8] = field() / 1000, 1
     stored = whole(model, planes)[3] * 1000
     assert np.abs(pixels_of(finished, "KI67 (MAXIM)")[0] - stored).max() <= 0.51
-    plan = ImputeTask((model,), engine, options("KI67")).plan(workspace().pull(workspace().list()[0]))
-    assert any("imputed without PDL1" in note for note in plan.notes)
+    said = "KI67: imputed without PDL1: no such channel (map names with --panel)"  # it may be called otherwise
+    assert finished.run.images[0].warnings == [said]
+    without = options("KI67", without=("pdl1",))
+    plan = ImputeTask((model,), engine, without).plan(workspace().pull(workspace().list()[0]))
+    assert not plan.warnings
+    assert "KI67: imputed without PDL1 (left out, or asked for as well)" in plan.notes
     with pytest.raises(InputError, match="3 of the 5 inputs of MAXIM are missing or asked for"):
         impute(workspace(), [model], engine, options("KI67", "CD8"))
 
@@ -367,6 +394,9 @@ def test_pixels_that_are_no_numbers_are_told(load, engine, workspace) -> None:
     ]
     assert np.isfinite(pixels_of(finished, "KI67 (MAXIM)")).all()
     assert np.isfinite(results_of(finished.run).measurements[0].values).all()
+    pixels[2] = np.nan
+    warnings = impute(workspace(pixels), [model], engine, options("KI67")).run.images[0].warnings
+    assert warnings[1].startswith("CD8: holds no finite number")
 
 
 def test_other_bit_depths_need_a_word(load, engine, workspace) -> None:

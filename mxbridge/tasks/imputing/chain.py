@@ -129,18 +129,20 @@ class _Resolver:
             raise InputError(
                 f"{self.where}: too little to impute {', '.join(targets)} from: {len(hidden)} of the {len(model.inputs)} "
                 f"inputs of {model.name} are missing or asked for ({', '.join(m for m in model.inputs if m in hidden)})",
-                hint="Impute fewer markers at once, or map channel names with --panel",
+                hint=f"There is: {self._have()}. Impute fewer markers at once, or map channel names with --panel",
             )
         return Request(targets, frozenset(absent))
 
     def _check_inputs(self, model: Maxim, targets: tuple[str, ...], absent: list[str]) -> None:
         if not absent or self.chain:
             return
-        have = ", ".join(self.channels[:40]) or "nothing"
         raise InputError(
             f"{self.where}: no channel {', '.join(absent)}, which {model.name} needs to impute {', '.join(targets)}",
-            hint=f"There is: {have}. Map names with --panel, or impute what is missing first: --chain with a --model for it",
+            hint=f"There is: {self._have()}. Map names with --panel, or impute what is missing first: --chain with a --model for it",
         )
+
+    def _have(self) -> str:
+        return ", ".join(self.channels[:40]) or "nothing"
 
     def _before(self, marker: str, targets: tuple[str, ...], path: tuple[str, ...]) -> None:
         """See that a missing input is imputed by an earlier step."""

@@ -27,7 +27,7 @@ class Judged:
 def judge_inputs(steps: Sequence[Step], found: Sequence[StepFound]) -> Judged:
     """Of one image: every input once, every model once."""
     warnings: dict[str, None] = {}
-    familiarity: dict[str, dict[str, Any]] = {}
+    familiarity: dict[tuple[str, str], dict[str, Any]] = {}  # models of one marker may share a name
     for step, values in zip(steps, found, strict=True):
         for model, facts in zip(step.models, values.inputs, strict=True):
             warnings.update(dict.fromkeys(line for fact in facts if (line := _wrong_with(fact))))
@@ -38,7 +38,7 @@ def judge_inputs(steps: Sequence[Step], found: Sequence[StepFound]) -> Judged:
             what = f"{model.name} for {', '.join(step.targets)}"
             if verdict.flagged:
                 warnings[f"{what}: {verdict.words}; trust the imputed stain less"] = None
-            familiarity[what] = {
+            familiarity[what, model.weights_sha256] = {
                 "model": what,
                 "distance": verdict.distance,
                 "limit": verdict.limit,
@@ -51,7 +51,9 @@ def judge_inputs(steps: Sequence[Step], found: Sequence[StepFound]) -> Judged:
 def _wrong_with(fact: InputFacts) -> str:
     """A line for people, empty where nothing is wrong. Inputs that were not seen are NaN and never wrong."""
     lines = []
-    if fact.bad:
+    if fact.low > fact.high:  # nothing was found between the two
+        lines.append("holds no finite number; taken as 0 everywhere, and the imputed values mean little")
+    elif fact.bad:
         lines.append(f"{fact.bad} pixels are not finite; taken as 0")
     if fact.low == fact.high:
         lines.append("is the same everywhere; the stain or the file has failed, and the imputed values mean little")

@@ -59,7 +59,7 @@ class Settings:
 class InputFacts:
     """One input of one model over a whole image. mean, low, high: as the network sees it, NaN where it is hidden or missing.
 
-    top: share of the pixels at 1 or above. bad: pixels that are not finite.
+    low is above high where no pixel is finite. top: share of the pixels at 1 or above. bad: pixels that are not finite.
     """
 
     marker: str

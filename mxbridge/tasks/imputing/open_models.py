@@ -46,8 +46,10 @@ def open_imputation_models(
             continue
         found = catalogue.resolve(name)
         if found.card.system != SYSTEM:  # what has no card counts as Nimbus, and is not even opened
+            known = read_card(found.path)
+            what = f"is a model of the system {known.system}, which" if known else "has no model card and"
             raise ModelError(
-                f"{found.path} is a model of the system {found.card.system}, which imputes no markers",
+                f"{found.path} {what} imputes no markers",
                 hint="Give one that `mxbridge train maxim` has made; a bare checkpoint.pt needs --compat maxim --inputs A,B,...",
             )
         opened.append((found.path, catalogue.open_model(found)))

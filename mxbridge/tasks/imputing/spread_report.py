@@ -1,27 +1,48 @@
-"""``spread.csv`` and ``spread.png`` of a run: how far off the model was on its validation images, by the spread it showed."""
+"""``spread.csv`` and ``spread.png`` of a run: how far off the model was on its validation images, by the spread it showed.
+
+The picture needs matplotlib (extra ``train``); without it there is the table alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from mxbridge.formats.atomic import write_atomically
 from mxbridge.metrics.spread import SpreadRecord
 
+TABLE, PICTURE = "spread.csv", "spread.png"
+NO_PICTURE = "no spread.png: pictures need matplotlib (pip install 'mxbridge[train]')"
 
-def write_spread_report(records: Mapping[str, SpreadRecord], table: Path, picture: Path) -> None:
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def spread_files() -> tuple[str, ...]:
+    """Names of what :func:`write_spread_report` makes here."""
+    return (TABLE, PICTURE) if can_draw() else (TABLE,)
+
+
+def write_spread_report(records: Mapping[str, SpreadRecord], folder: Path) -> None:
     """records: by marker. All numbers are in unit values (0..1 as the model sees them). Raises OutputError."""
+    import pandas as pd
+
     rows = [
         {"marker": marker, "source": record.source, "pixels": row.pixels, "spread": row.spread, "error": row.error}
         for marker, record in records.items()
         for row in record.rows
     ]
-    with write_atomically(table) as part:
+    with write_atomically(folder / TABLE) as part:
         pd.DataFrame(rows).to_csv(part, index=False, encoding="utf-8", lineterminator="\n")
-    with write_atomically(picture) as part:
-        _draw(records, part)
+    if can_draw():
+        with write_atomically(folder / PICTURE) as part:
+            _draw(records, part)
 
 
 def _draw(records: Mapping[str, SpreadRecord], path: Path) -> None:

@@ -78,15 +78,18 @@ def show_maps(
     return add_joined_entry(project_path, entry_id, files, path_maps=path_maps)
 
 
-def maps_are_shown(project: Project, entry_id: int, derived: Sequence[DerivedImage]) -> bool:
-    """Whether the joined entry of an image shows these results, or nothing can be joined to that image.
+def maps_are_shown(project: Project, entry_id: int, derived: Sequence[DerivedImage], folder: Path) -> bool:
+    """Whether the joined entry of an image shows these results from files that are in ``folder``, or nothing can be joined
+    to that image.
 
     QuPath drops an entry that was added while it had the project open as soon as it saves its own list. No image is opened.
     """
     if not is_refreshed(project, entry_id):
         return False
-    if {image.result_key for image in derived} <= set(joined_keys(project, entry_id)):
-        return True
+    keys = {image.result_key for image in derived}
+    if keys <= set(joined_keys(project, entry_id)):
+        files = joined_files(project, entry_id)
+        return all((folder / files[key]).is_file() for key in keys)
     source = project.entry(entry_id)
     recorded = source.builder.get("metadata")
     if not isinstance(recorded, Mapping):

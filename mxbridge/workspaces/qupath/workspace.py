@@ -151,7 +151,9 @@ class QuPathWorkspace(Workspace):
             if not self._project.data_path(entry.id).exists():
                 return False
             tree, _ = self._last.read(self._project.data_path(entry.id))
-            shown = maps_are_shown(Project.open(self._project.path), entry.id, results.derived)
+            shown = maps_are_shown(
+                Project.open(self._project.path), entry.id, results.derived, self.derived_folder(results.image)
+            )
             return shown and edit.held(tree, results, entry_id=str(entry.id))
         except (InputError, SourceError):
             return False
