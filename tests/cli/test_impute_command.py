@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mxbridge.tasks.hand_calls import published_scores
+from mxbridge.workspaces.qupath import qupath_process
 from mxbridge.workspaces.qupath.project import Project
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
@@ -292,6 +293,18 @@ def test_golden_projects(mxbridge: Call, data: Path, tmp_path: Path, version: st
     assert mxbridge("qupath", "check", folder, "--no-qupath")[0] == 0
     assert mxbridge("undo", newest(project))[0] == 0
     assert values_of(folder) == before
+
+
+@pytest.mark.qupath
+@pytest.mark.skipif(bool(qupath_process.why_not()), reason=f"no real QuPath: {qupath_process.why_not()}")
+def test_a_real_qupath_sees_the_imputed_channel(mxbridge: Call, project: Path, models: Path) -> None:
+    """Every object, class, measurement and channel as we read it, in the image's entry and in the joined one."""
+    code, _, err = mxbridge(
+        "impute", "--project", project, "--model", models / "cd8.safetensors", "--marker", "CD8", "--uncertainty"
+    )
+    assert code == 0, err
+    code, out, err = mxbridge("qupath", "check", project.parent)
+    assert (code, "compared with QuPath" in out, "(joined)" in out) == (0, True, True), out + err
 
 
 def test_an_imputation_model_scores_no_cells(mxbridge: Call, project: Path, models: Path) -> None:
