@@ -258,6 +258,7 @@ def test_a_bare_checkpoint_as_the_published_program_runs_it(mxbridge: Call, fiel
         (("--marker", "CD8", "--model", "demo"), 5, "imputes no markers"),
         (("--marker", "CD8", "--model", "missing.safetensors"), 5, "missing.safetensors"),
         (("--marker", "CD8", "--panel", "missing.csv"), 4, "missing.csv"),
+        (("--marker", "CD8", "--compat", "maxim", "--inputs", "DAPI"), 2, "has a card, which names its inputs"),
         (("--marker", "CD8", "--image", "west.ome.tif"), 2, "west.ome.tif"),
     ],
 )

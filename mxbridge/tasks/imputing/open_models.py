@@ -52,6 +52,8 @@ def open_imputation_models(
                 f"{found.path} {what} imputes no markers",
                 hint="Give one that `mxbridge train maxim` has made; a bare checkpoint.pt needs --compat maxim --inputs A,B,...",
             )
+        if inputs:
+            raise UsageError(f"{found.path} has a card, which names its inputs", hint="Leave --inputs away")
         opened.append((found.path, catalogue.open_model(found)))
     return opened
 
