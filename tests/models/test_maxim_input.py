@@ -112,7 +112,7 @@ def test_every_stored_type(dtype: object) -> None:
 
 @pytest.mark.parametrize(
     ("trained", "stored", "factor"),
-    [("uint8", np.uint16, "0.00389105"), ("uint8", np.int32, "0.0038"), ("uint16", np.uint8, "257")],
+    [("uint8", np.uint16, "0.00389105"), ("uint8", np.int32, "1 for as they are"), ("uint16", np.uint8, "257")],
 )
 def test_numbers_of_another_depth_are_refused(trained: str, stored: type, factor: str) -> None:
     image = image_of(noise(4, 20, 40, 2).astype(stored))
