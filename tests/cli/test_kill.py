@@ -206,8 +206,14 @@ def test_killed_at_any_moment(pristine: Path, prepared: Prepared, name: str) -> 
     place = Place(pristine, prepared, SCENARIOS[name])
     died = 0
     for share in np.random.default_rng(SEED).uniform(0.05, 1.0, MOMENTS).round(3).tolist():
-        place.begin()
-        died += place.score(kill_after=share * place.seconds).code == -9
+        seconds = share * place.seconds
+        for _ in range(4):  # a machine that has become faster has done it before the signal comes
+            place.begin()
+            dead = place.score(kill_after=seconds).code == -9
+            seconds /= 2
+            if dead:
+                break
+        died += dead
         for entry in (1, 2):
             ImageDataFile.read(place.folder / "data" / str(entry) / "data.qpdata")
         wrong = place.killed(f"after {share} of the time (seed {SEED})")
