@@ -126,7 +126,7 @@ def evaluate(
     if npy is not None:
         from mxbridge.workspaces.npy_panels import NpyWorkspace
 
-        workspace: Workspace = NpyWorkspace(npy, _names(npy_panel, "--npy-panel"), split, um_per_px=um_per_px)
+        workspace: Workspace = NpyWorkspace(npy, options.names("--npy-panel", npy_panel), split, um_per_px=um_per_px)
     else:
         workspace = open_source(
             project=project,
@@ -147,7 +147,7 @@ def evaluate(
         raise UsageError(
             "--compat maxim and --compat-pad go together", hint="For example --compat maxim --compat-pad 2048"
         )
-    markers = _names(marker, "--marker")
+    markers = options.names("--marker", marker)
     chosen = tasks.EvaluateOptions(
         markers=markers,
         cases=cases,
@@ -161,7 +161,7 @@ def evaluate(
         views=views,
     )
     models = open_imputation_models(
-        model or (), compat=compat, inputs=_names(inputs, "--inputs"), outputs=markers, um_per_px=um_per_px
+        model or (), compat=compat, inputs=options.names("--inputs", inputs), outputs=markers, um_per_px=um_per_px
     )
     engine = Engine(device=device, precision=precision, tile=tile, workers=workers)
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
@@ -170,13 +170,6 @@ def evaluate(
     )
     _say_result(finished, tables, as_json=json)
     finished.raise_for_errors()
-
-
-def _names(text: str | None, option: str) -> tuple[str, ...]:
-    names = tuple(m.strip() for m in (text or "").split(",") if m.strip())
-    if text is not None and not names:
-        raise UsageError(f"{option} {text!r} names no marker")
-    return names
 
 
 def _say_result(finished: Finished, tables: Tables, *, as_json: bool) -> None:

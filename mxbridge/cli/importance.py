@@ -108,8 +108,8 @@ def importance(
 
     settings = AttributionSettings(method, steps, batch)
     refs = workspace.list(image or ())
-    targets = _names("--marker", marker)
-    opened = open_imputation_models(model, compat=compat, inputs=_names("--inputs", inputs), outputs=targets)
+    targets = options.names("--marker", marker)
+    opened = open_imputation_models(model, compat=compat, inputs=options.names("--inputs", inputs), outputs=targets)
     places = Places(patches=patches, seed=seed) if crop is None else Places(0, crop, patches, seed)
     chosen = ImportanceOptions(
         markers=targets,
@@ -133,13 +133,6 @@ def importance(
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
-
-
-def _names(option: str, text: str | None) -> tuple[str, ...]:
-    names = tuple(m.strip() for m in (text or "").split(",") if m.strip())
-    if text is not None and not names:
-        raise UsageError(f"{option} {text!r} names no marker")
-    return names
 
 
 def _say_result(finished: Finished, task: ImportanceTask, *, as_json: bool) -> None:

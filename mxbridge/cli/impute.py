@@ -108,7 +108,7 @@ def impute(
     progress: options.ProgressOption = options.ProgressKind.text,
 ) -> None:
     """Impute a missing or failed stain: a channel KI67 (MAXIM) beside the image, and MAXIM: KI67 mean on every cell."""
-    markers = _names("--marker", marker)
+    markers = options.names("--marker", marker)
     if compat is None and compat_pad is not None:
         raise UsageError("--compat-pad goes with --compat maxim")
     workspace = open_source(
@@ -128,7 +128,7 @@ def impute(
     refs = workspace.list(image or ())
     chosen = ImputeOptions(
         markers=markers,
-        without=_names("--without", without) if without is not None else (),
+        without=options.names("--without", without),
         chain=chain,
         uncertainty=uncertainty,
         panel=panel,
@@ -137,7 +137,7 @@ def impute(
         compat_pad=2048 if compat_pad is None else compat_pad,
         cells=cells.value,
     )
-    panel_of = _names("--inputs", inputs) if inputs is not None else ()
+    panel_of = options.names("--inputs", inputs)
     models = open_imputation_models(model, compat=compat, inputs=panel_of, outputs=markers)
     engine = Engine(device=device, precision=precision, tile=tile, workers=workers)
     task = ImputeTask(tuple(found for _, found in models), engine, chosen)
@@ -150,13 +150,6 @@ def impute(
     )
     _say_result(finished, publish, json)
     finished.raise_for_errors()
-
-
-def _names(option: str, text: str) -> tuple[str, ...]:
-    names = tuple(m.strip() for m in text.split(",") if m.strip())
-    if not names:
-        raise UsageError(f"{option} {text!r} names no marker")
-    return names
 
 
 def _say_plan(

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from mxbridge.errors import UsageError
+
 
 class CellChoice(StrEnum):
     cells = "cells"
@@ -83,3 +85,11 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step", ric
 ProgressOption = Annotated[
     ProgressKind, typer.Option("--progress", help="Progress on stderr as text or JSON lines", rich_help_panel=OUTPUT)
 ]
+
+
+def names(option: str, text: str | None, *, none: str = "no marker") -> tuple[str, ...]:
+    """Comma-separated names; none where the option was not given. Raises UsageError where it names nothing."""
+    found = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not found:
+        raise UsageError(f"{option} {text!r} names {none}")
+    return found

@@ -9,7 +9,6 @@ import typer
 
 from mxbridge.cli import console, options
 from mxbridge.cli.sources import open_source
-from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
     from mxbridge.runs import Run
@@ -77,7 +76,7 @@ def qc(
     refs = workspace.list(image or ())
     models = [loaded for _, loaded in open_imputation_models(model)]
     engine = Engine(device=device, precision=precision, tile=tile, workers=workers)
-    task = QcTask(models, engine, QcOptions(_names(marker), panel, value_scale))
+    task = QcTask(models, engine, QcOptions(options.names("--marker", marker), panel, value_scale))
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
     finished = run_over_images(
         workspace, refs, task, all_named=bool(image), out=out, publish=False, resume=resume, progress=teller
@@ -87,13 +86,6 @@ def qc(
     finished.raise_for_errors()
     if fail_on_flag:
         task.raise_for_flags(rows, finished.run)
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    names = tuple(m.strip() for m in (text or "").split(",") if m.strip())
-    if text is not None and not names:
-        raise UsageError(f"--marker {text!r} names no marker")
-    return names
 
 
 def _say_result(finished: Finished, task: QcTask, rows: list[Row], *, as_json: bool) -> None:

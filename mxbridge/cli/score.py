@@ -128,7 +128,7 @@ def score(
     if found.card.system != "nimbus":
         raise ModelError(f"{found.path}: a model of the system {found.card.system} scores no cells", hint=OTHER_SYSTEM)
     chosen = ScoreOptions(
-        markers=_names(markers),
+        markers=options.names("--markers", markers),
         panel=panel,
         tta=tta,
         compat=compat,
@@ -157,13 +157,6 @@ def score(
         teller.note(note)
     _say_result(finished, task, publish, json, more=bool(notes))
     finished.raise_for_errors()
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    names = tuple(m.strip() for m in (text or "").split(",") if m.strip())
-    if text is not None and not names:
-        raise UsageError(f"--markers {text!r} names no marker")
-    return names
 
 
 def _say_plan(

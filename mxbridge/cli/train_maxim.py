@@ -174,9 +174,9 @@ def train_maxim(
 
     settings = settings_of(
         preset,
-        markers=_names("--marker", marker) or None,
+        markers=options.names("--marker", marker, none="nothing") or None,
         any_marker=any_marker,
-        inputs=_names("--inputs", inputs) or None,
+        inputs=options.names("--inputs", inputs, none="nothing") or None,
         most_hidden=most_hidden,
         um_per_px=model_um_per_px,
         scaling=scaling,
@@ -199,7 +199,7 @@ def train_maxim(
         seed=seed,
         precision=precision,
     )
-    held_back_cases = _names("--validation", validation)
+    held_back_cases = options.names("--validation", validation, none="nothing")
     if validation_region is not None and held_back_cases:
         raise UsageError("--validation and --validation-region are two ways of holding back; name one")
     if guard is not None and validation_region is None:
@@ -226,13 +226,6 @@ def train_maxim(
     _say_result(out, maxim.training_folder(out), card, json)
 
 
-def _names(option: str, text: str | None) -> tuple[str, ...]:
-    names = tuple(n.strip() for n in (text or "").split(",") if n.strip())
-    if text is not None and not names:
-        raise UsageError(f"{option} {text!r} names nothing")
-    return names
-
-
 def _images(
     project: list[Path] | None,
     files: list[str] | None,
@@ -254,7 +247,7 @@ def _images(
             raise UsageError("--npy is a source of its own", hint="Leave --project, --files and their options out")
         if npy_panel is None:
             raise UsageError("--npy needs to know the planes of its images", hint="--npy-panel DAPI,CD4,CD8")
-        return gather_npy(npy, _names("--npy-panel", npy_panel), um_per_px, teller)
+        return gather_npy(npy, options.names("--npy-panel", npy_panel, none="nothing"), um_per_px, teller)
     if npy_panel is not None:
         raise UsageError("--npy-panel goes with --npy")
     workspaces: list[Workspace] = [
