@@ -137,3 +137,9 @@ def _anndata() -> Any:
     except ImportError as error:
         raise UsageError("--h5ad needs anndata, which is not installed", hint='pip install "mxbridge[h5ad]"') from error
     return anndata
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Any table as CSV, in one step. Raises OutputError."""
+    with write_atomically(path) as part:
+        table.to_csv(part, index=False, encoding="utf-8", lineterminator="\n")

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mxbridge.errors import ChangedMeanwhile, InputError, NotApplicable, UnknownName, UsageError
+from mxbridge.errors import ChangedMeanwhile, InputError, NotApplicable, UsageError
 from mxbridge.formats.atomic import write_atomically
+from mxbridge.formats.cell_tables import write_csv
 from mxbridge.image import LocalImage
 from mxbridge.models.attribution import AttributionSettings
 from mxbridge.models.maxim import Maxim
@@ -24,7 +25,7 @@ from mxbridge.results import Results
 from mxbridge.runs import ImageRecord, Run, fingerprint, result_key
 from mxbridge.stream.engine import Engine
 from mxbridge.tasks.importance_of_image import Importance, ImportanceJob, Places, load, save
-from mxbridge.tasks.imputing.chain import same_marker
+from mxbridge.tasks.imputing.chain import targets_wanted
 from mxbridge.tasks.imputing.named_channels import named
 from mxbridge.tasks.judging.one_image import refuse_repeated
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
@@ -109,7 +110,7 @@ class ImportanceTask:
         refuse_repeated(self.models)
         self.panel = read_panel(self.options.panel) if self.options.panel else ()
         outputs = list(dict.fromkeys(m for model in self.models for m in model.outputs))
-        self.markers = tuple(_known(m, outputs) for m in self.options.markers) or tuple(outputs)
+        self.markers = targets_wanted(self.options.markers, self.models) or tuple(outputs)
 
     def describe(self) -> dict[str, Any]:
         options = {
@@ -259,11 +260,11 @@ class ImportanceTask:
         """Tables over all images, and their picture; under compat the published program's tables too."""
         table, pairs = self.table(run), self.pairs(run)
         for name, frame in ((TABLE, table), (PAIRS, pairs)):
-            _write_csv(frame, run.path / name)
+            write_csv(frame, run.path / name)
         draw_importance(table, pairs, run.path / PLOT)
         if self.options.compat:
             for path, frame in self._peer_tables(run):
-                _write_csv(frame, path)
+                write_csv(frame, path)
 
     def is_finished(self, run: Run) -> bool:
         wanted = [run.path / name for name in (TABLE, PAIRS, PLOT)]
@@ -287,18 +288,6 @@ class ImportanceTask:
                 ]
                 out.append((run.path / f"{stem}_attributions_{short}.csv", pd.DataFrame(rows)))
         return out
-
-
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    with write_atomically(path) as part:
-        frame.to_csv(part, index=False, encoding="utf-8", lineterminator="\n")
-
-
-def _known(wanted: str, outputs: Sequence[str]) -> str:
-    there = same_marker(wanted, outputs)
-    if there is None:
-        raise UnknownName("marker", wanted, outputs, where="what the models impute")
-    return there
 
 
 def _looked_at(one: Importance) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mxbridge.errors import ChangedMeanwhile, InputError, NotApplicable, QualityFlagged, UnknownName
-from mxbridge.formats.atomic import write_atomically
+from mxbridge.errors import ChangedMeanwhile, InputError, NotApplicable, QualityFlagged
+from mxbridge.formats.cell_tables import write_csv
 from mxbridge.metrics.agreement import ALPHA, BLOCK, Agreement, Range
 from mxbridge.metrics.input_range import is_broken, nothing_in
 from mxbridge.models.maxim import Maxim
@@ -24,7 +24,7 @@ from mxbridge.report.qc_pictures import MarkerPicture, draw_marker
 from mxbridge.results import Results
 from mxbridge.runs import ImageRecord, Run, digest, fingerprint, result_key
 from mxbridge.stream.engine import Engine
-from mxbridge.tasks.imputing.chain import same_marker
+from mxbridge.tasks.imputing.chain import targets_wanted
 from mxbridge.tasks.imputing.named_channels import named
 from mxbridge.tasks.judging.causes import Key, Search, Suspicious, choose_crops, key
 from mxbridge.tasks.judging.one_image import Asked, Expectation, Look, look, refuse_repeated, stream_of
@@ -90,16 +90,8 @@ class QcTask:
     def __post_init__(self) -> None:
         refuse_repeated(self.models)
         self.expected = {model.weights_sha256: Expectation.of(model) for model in self.models}
-        outputs = list(dict.fromkeys(m for model in self.models for m in model.outputs))
         self.panel = read_panel(self.options.panel) if self.options.panel else ()
-        self.markers = tuple(self._known(m, outputs) for m in self.options.markers)
-
-    @staticmethod
-    def _known(wanted: str, outputs: Sequence[str]) -> str:
-        there = same_marker(wanted, outputs)
-        if there is None:
-            raise UnknownName("marker", wanted, outputs, where="what the models impute")
-        return there
+        self.markers = targets_wanted(self.options.markers, self.models)
 
     def label(self, model: Maxim) -> str:
         """The model's name, made unique where another of that name imputes the same marker."""
@@ -209,7 +201,7 @@ class QcTask:
     def finish(self, run: Run) -> None:
         """``qc.csv``, pictures of what is flagged, and in ``qc_blocks.csv`` where its bad blocks are."""
         rows = self.rows(run)
-        _write_csv(pd.DataFrame([asdict(r) for r in rows], columns=[f.name for f in fields(Row)]), run.path / TABLE)
+        write_csv(pd.DataFrame([asdict(r) for r in rows], columns=[f.name for f in fields(Row)]), run.path / TABLE)
         places: list[tuple[Any, ...]] = []
         for row, path in self.pictures(run, rows):
             picture = MarkerPicture.load(path.parent.parent, row.model, row.marker)
@@ -230,7 +222,7 @@ class QcTask:
                 for y, x in np.argwhere(picture.bad)
             ]
         self._remove_pictures_but({path for _, path in self.pictures(run, rows)}, run)
-        _write_csv(pd.DataFrame(places, columns=BLOCK_COLUMNS), run.path / BLOCKS)
+        write_csv(pd.DataFrame(places, columns=BLOCK_COLUMNS), run.path / BLOCKS)
         found = [load_found(run.folder_of(image)) for image in self._done(run)]
         run.details["qc"] = {
             "tests": tests_of(found),
@@ -271,11 +263,6 @@ class QcTask:
             raise QualityFlagged(
                 f"{len(flags)} of {len(rows)} stains are flagged: {named}{more}", hint=f"See {run.path / TABLE}"
             )
-
-
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    with write_atomically(path) as part:
-        frame.to_csv(part, index=False, encoding="utf-8", lineterminator="\n")
 
 
 @dataclass
