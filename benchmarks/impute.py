@@ -42,7 +42,7 @@ def cases(folder: Path) -> list[Case]:
 def _beside_the_peer(folder: Path) -> list[Case]:
     at, (checkpoint, model) = slide(folder, *FIELD), random_weights(folder)
     name = f"{FIELD[0]} x {FIELD[1]}"
-    theirs = [sys.executable, str(peers.HERE / "maxim.py"), str(peers.maxim_source()), str(at.table), str(checkpoint)]
+    theirs = [sys.executable, str(peers.HERE / "maxim.py"), str(peers.source("maxim")), str(at.table), str(checkpoint)]
     peer = Case(
         f"{name}, padded to {PAD}²: MAXIM",
         [*theirs, str(folder / "peer"), ",".join(PANEL), TARGET, str(PAD)],

@@ -1,7 +1,7 @@
 """Other programs to measure against, each in a virtual environment of its own, made when first needed.
 
-They live in ``benchmarks/.peers`` (or where MXBRIDGE_PEERS says: a folder with one environment per peer, by its name). MAXIM is no
-package: it is a checkout of its repository there, made by hand because its licence allows academic use only.
+They live in ``benchmarks/.peers`` (or where MXBRIDGE_PEERS says: a folder with one environment per peer, by its name). MAXIM and
+DeepLIIF are checkouts of their repositories there, made by hand because their licences allow academic use only.
 """
 
 from __future__ import annotations
@@ -11,16 +11,48 @@ import os
 import subprocess
 import sys
 import venv
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MAXIM = ("https://github.com/mahmoodlab/MAXIM", "f4856045fb9bec1869943e455b8e9672a9f14e27")
-MAXIM_FILES = {
-    "maxim/dataloader.py": "25bc3b282dfeb42e7c96ad2155d6ee81ecc5e9935d6a2c8ec3fe3c40db709c7b",
-    "maxim/networks.py": "28b86bf764fae5289e6c9d920ec84321c115eb3e4e884583809184e27a8a576b",
-    "maxim/trainer.py": "6436571b7b7f7300f22a600d4bfd874f6c62e5f2574fb52d3e88d33046166777",
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A repository that is no package. files: sha256 of what is run of it, at that commit."""
+
+    address: str
+    commit: str
+    licence: str
+    files: Mapping[str, str]
+
+
+CHECKOUTS = {
+    "maxim": Checkout(
+        "https://github.com/mahmoodlab/MAXIM",
+        "f4856045fb9bec1869943e455b8e9672a9f14e27",
+        "CC BY-NC-ND 4.0",
+        {
+            "maxim/dataloader.py": "25bc3b282dfeb42e7c96ad2155d6ee81ecc5e9935d6a2c8ec3fe3c40db709c7b",
+            "maxim/networks.py": "28b86bf764fae5289e6c9d920ec84321c115eb3e4e884583809184e27a8a576b",
+            "maxim/trainer.py": "6436571b7b7f7300f22a600d4bfd874f6c62e5f2574fb52d3e88d33046166777",
+        },
+    ),
+    "deepliif-source": Checkout(
+        "https://github.com/nadeemlab/DeepLIIF",
+        "eab8bddd031d42cf6b12546d9081babb41f6b7e5",
+        "Apache 2.0 with the Commons Clause, for non-commercial academic use",
+        {
+            "deepliif/models/__init__.py": "f3555efca0313b9b44d7964fb1a221641e8d63baff21d55cf9ea46ef9367d593",
+            "deepliif/models/DeepLIIF_model.py": "8e8004df3f8b422d6032da35f64dc751318c52a077ac34cda0af22cd0e97543d",
+            "deepliif/models/networks.py": "02445c59b376cd39f532057a391216409fe7979daa0fd28e1f35f96805c377ba",
+            "deepliif/options/__init__.py": "4984f6cca87b8102b22594f77831ffc90662933d099a75fa4c056d802a4596c2",
+            "deepliif/postprocessing.py": "83e160c9fa0350b7e0222dbda3b4285aab93f9b5d5e68314e14cf195bafdb23b",
+            "deepliif/util/__init__.py": "3be8d3d44f140df75ccb18c894413d13b46047975d050732375f5f8459bcb42c",
+        },
+    ),
 }
-"""sha256 of what is run of it, at that commit (the only one)."""
 
 
 def home() -> Path:
@@ -48,15 +80,15 @@ def python_of(peer: str) -> Path:
     return python
 
 
-def maxim_source() -> Path:
-    """Where the checkout of MAXIM is. Raises RuntimeError where it is missing or another version."""
-    place = home() / "maxim"
-    for name, wanted in MAXIM_FILES.items():
+def source(peer: str) -> Path:
+    """Where the checkout of a peer is. Raises RuntimeError where it is missing or another version."""
+    place, wanted = home() / peer, CHECKOUTS[peer]
+    for name, digest in wanted.files.items():
         path = place / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise RuntimeError(
-                f"no MAXIM to measure against ({path} is missing or another version). Its licence is CC BY-NC-ND 4.0; where "
-                f"that suits you: git clone {MAXIM[0]} {place} && git -C {place} checkout {MAXIM[1]}"
+                f"no {peer} to measure against ({path} is missing or another version). Its licence is {wanted.licence}; where "
+                f"that suits you: git clone {wanted.address} {place} && git -C {place} checkout {wanted.commit}"
             )
     return place
 

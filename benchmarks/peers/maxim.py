@@ -1,6 +1,6 @@
 """MAXIM's published program on one image: its own ``Trainer.eval``, which is its only way to impute.
 
-``python maxim.py CHECKOUT CSV CHECKPOINT OUT PANEL TARGET SIZE``. CHECKOUT is a checkout of its repository (``peers.maxim_source``), CSV
+``python maxim.py CHECKOUT CSV CHECKPOINT OUT PANEL TARGET SIZE``. CHECKOUT is a checkout of its repository (``peers.source``), CSV
 names the image (``.npy``, (c, y, x), uint8), PANEL its markers, in upper case and separated by commas; all but TARGET are inputs.
 Writes OUT/test_SIZE_SIZE/<image>.npy: the real and the imputed image, float32, 0..1, not padded.
 

@@ -124,15 +124,20 @@ def test_the_peer_is_run_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "out/said").read_text() == repr([*said, sorted([*metrics, "Corr", "p-value"]), metrics])
 
 
-def test_another_version_of_the_peer_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("peer", sorted(peers.CHECKOUTS))
+def test_another_version_of_the_peer_is_not_measured(
+    peer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = peers.CHECKOUTS[peer]
     monkeypatch.setenv("MXBRIDGE_PEERS", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"git clone .* && git -C .* checkout f4856045"):
-        peers.maxim_source()
-    (tmp_path / "maxim/maxim").mkdir(parents=True)
-    for name in peers.MAXIM_FILES:
-        (tmp_path / "maxim" / name).write_text("# something else")
-    with pytest.raises(RuntimeError, match=r"dataloader\.py is missing or another version"):
-        peers.maxim_source()
+    with pytest.raises(RuntimeError, match=rf"git clone .* && git -C .*{peer} checkout {wanted.commit}"):
+        peers.source(peer)
+    for name in wanted.files:
+        path = tmp_path / peer / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("# something else")
+    with pytest.raises(RuntimeError, match=r"\.py is missing or another version"):
+        peers.source(peer)
 
 
 COLUMNS = ("marker", "method", "mae", "cell_pearson", "pearson", "smooth_iou")
