@@ -1,0 +1,1 @@
+"""From segmentation images to nuclei, their classes and a score: arrays in, arrays out, however large the slide."""
