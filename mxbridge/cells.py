@@ -80,6 +80,13 @@ class Rings:
         first, last = self.object_starts[index], self.object_starts[index + 1]
         return [self.xy[self.ring_starts[r] : self.ring_starts[r + 1]] for r in range(first, last)]
 
+    def take(self, which: NDArray[np.int64]) -> Rings:
+        """The rings of these objects, in this order."""
+        rings, ring_counts = _ranges(self.object_starts, which)
+        points, point_counts = _ranges(self.ring_starts, rings)
+        starts = (np.concatenate([[0], np.cumsum(counts)]) for counts in (point_counts, ring_counts))
+        return Rings(self.xy[points], *starts)
+
     def bounds(self) -> NDArray[np.float64]:
         """``(objects, 4)``: y0, x0, y1, x1; NaN for an object without points."""
         out = np.full((len(self), 4), np.nan)
@@ -94,6 +101,13 @@ class Rings:
     def hash_into(self, digest: hashlib._Hash) -> None:
         for array in (self.xy, self.ring_starts, self.object_starts):
             digest.update(np.ascontiguousarray(array).tobytes())
+
+
+def _ranges(starts: NDArray[np.int64], which: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What lies between starts[k] and starts[k + 1] for each k of ``which``, and how much that is."""
+    counts = starts[which + 1] - starts[which]
+    before = np.cumsum(counts) - counts
+    return np.arange(int(counts.sum())) + np.repeat(starts[which] - before, counts), counts
 
 
 @dataclass(frozen=True)
@@ -127,15 +141,17 @@ class Cells(ABC):
 
 @dataclass(frozen=True)
 class OutlineCells(Cells):
-    """Cells given by outlines (QuPath, GeoJSON, OMERO ROIs)."""
+    """Cells given by outlines (QuPath, GeoJSON, OMERO ROIs). names: what people call each, None for one without; () for none."""
 
     outlines: Rings
     nuclei: Rings | None = None
+    names: tuple[str | None, ...] = ()
     _index: BoxIndex = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if len(self.outlines) != len(self.ids) or len(self.classes) != len(self.ids):
-            raise InputError("ids, classes and outlines of cells differ in number")
+        names = self.names or (None,) * len(self.ids)
+        if not len(self.outlines) == len(self.classes) == len(names) == len(self.ids):
+            raise InputError("ids, classes, names and outlines of cells differ in number")
         object.__setattr__(self, "_index", BoxIndex(self.outlines.bounds()))
 
     def raster(self, box: Box) -> NDArray[np.int32]:

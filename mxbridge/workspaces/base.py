@@ -14,6 +14,7 @@ from typing import Literal
 from mxbridge.cells import Cells
 from mxbridge.image import LocalImage
 from mxbridge.results import ImageRef, Results
+from mxbridge.stains import StainVectors
 
 CellKind = Literal["cells", "detections", "annotations"]
 """Which objects count as cells. ``cells``: cell objects (or plain detections where there are none)."""
@@ -77,6 +78,14 @@ class Workspace(ABC):
     @abstractmethod
     def pull(self, ref: ImageRef, cells: CellKind | None = "cells") -> Pulled:
         """Open one image lazily and read its cells (None: pixels only). Raises SourceError, InputError."""
+
+    def object_ids(self, ref: ImageRef, result_key: str, keys: Sequence[str]) -> Sequence[str]:
+        """The ids that new objects with these keys have, or would have, once they are published here."""
+        return keys
+
+    def stain_vectors(self, ref: ImageRef) -> StainVectors | None:
+        """The colours of the stains that people set for an image; None where this place keeps none. Raises InputError."""
+        return None
 
     @abstractmethod
     def publish(self, results: Results) -> Published:

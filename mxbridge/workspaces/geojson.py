@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import math
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -19,6 +20,7 @@ from mxbridge.cells import COORDINATE_LIMIT, Cells, OutlineCells, Rings
 from mxbridge.errors import BrokenFile, InputError
 from mxbridge.formats.atomic import write_atomically
 from mxbridge.formats.pixels import missing, reading
+from mxbridge.results import NewObjects
 
 SIZE_LIMIT = 512 << 20
 """Bytes after unpacking. About 150,000 cells with nuclei as QuPath prints them."""
@@ -28,6 +30,9 @@ VALUE_LIMIT = 60_000_000
 
 PLACES = 2
 """Decimals of coordinates, as QuPath rounds them."""
+
+NAMESPACE = uuid.UUID("2b0b4a6e-3c1f-5d52-9a53-6d7862726467")
+"""Of the ids of new objects."""
 
 Plane = tuple[int, int, int]
 Polygon = list[NDArray[np.float64]]
@@ -104,6 +109,40 @@ def write_geojson(path: str | PathLike[str], objects: Iterable[GeoObject]) -> No
         part.write_bytes(gzip.compress(data, mtime=0) if str(path).lower().endswith(".gz") else data)
 
 
+def write_objects(path: str | PathLike[str], objects: NewObjects, ids: Sequence[str] = ()) -> None:
+    """Write a FeatureCollection that QuPath imports, one object after the other, so that only a part is in memory at a time.
+
+    ids: UUIDs, one per object; without, they are made of result key and key, so that importing the file again gives the same
+    objects. Raises OutputError.
+    """
+    packed = str(path).lower().endswith(".gz")
+    with write_atomically(Path(path)) as part, part.open("wb") as raw:
+        stream = gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) if packed else raw
+        stream.write(b'{"type":"FeatureCollection","features":[')
+        for k in range(len(objects)):
+            identity = ids[k] if ids else str(uuid.uuid5(NAMESPACE, f"{objects.result_key}\n{objects.keys[k]}"))
+            feature = _feature(_new_object(objects, k, identity))
+            text = json.dumps(feature, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            stream.write((b",\n" if k else b"\n") + text.encode("utf-8", "backslashreplace"))
+        stream.write(b"\n]}")
+        if packed:
+            stream.close()
+
+
+def _new_object(objects: NewObjects, k: int, identity: str) -> GeoObject:
+    nucleus = [] if objects.nuclei is None else objects.nuclei.rings_of(k)
+    name = objects.class_names[k]
+    return GeoObject(
+        objects.kind,
+        area_geometry(objects.outlines.rings_of(k)),
+        id=identity,
+        nucleus=area_geometry(nucleus) if nucleus else None,
+        name=objects.names[k],
+        class_name=name,
+        measurements={column: float(values[k]) for column, values in objects.measurements.items()},
+    )
+
+
 def cells_from_geojson(
     path: str | PathLike[str],
     shape: tuple[int, int],
@@ -129,6 +168,7 @@ def cells_from_geojson(
         shape=(int(shape[0]), int(shape[1])),
         outlines=Rings.of([o.geometry.rings for _, o in chosen]),
         nuclei=Rings.of(nuclei) if any(nuclei) else None,
+        names=tuple(o.name for _, o in chosen) if kind == "annotations" else (),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 
 import dask.array as da
@@ -109,9 +109,18 @@ def _same(one: Results, other: Results) -> bool:
     """Whether two results say the same; NaN equals NaN, the run does not matter."""
     if one.cell_ids != other.cell_ids or one.class_changes != other.class_changes:
         return False
-    if (one.objects, one.derived) != (other.objects, other.derived) or len(one.measurements) != len(other.measurements):
+    if one.derived != other.derived or any(len(a) != len(b) for a, b in _columns(one, other)):
         return False
+    if not all(a.same_as(b) for a, b in zip(one.objects, other.objects, strict=True)):
+        return False
+    for a, b in zip(one.image_values, other.image_values, strict=True):
+        if (a.name, a.result_key) != (b.name, b.result_key) or not np.array_equal(a.value, b.value, equal_nan=True):
+            return False
     return all(
         (a.name, a.result_key) == (b.name, b.result_key) and np.array_equal(a.values, b.values, equal_nan=True)
         for a, b in zip(one.measurements, other.measurements, strict=True)
     )
+
+
+def _columns(one: Results, other: Results) -> list[tuple[Sized, Sized]]:
+    return [(getattr(one, what), getattr(other, what)) for what in ("measurements", "objects", "image_values")]

@@ -12,7 +12,7 @@ import pytest
 
 from mxbridge.errors import BrokenFile, Locked, OutputError, SourceError, UsageError
 from mxbridge.formats.atomic import write_atomically
-from mxbridge.results import ClassChanges, DerivedImage, ImageRef, Measurement, NewObject, Results
+from mxbridge.results import ClassChanges, DerivedImage, ImageRef, Measurement, Results
 from mxbridge.runs import ImageRecord, Run, all_runs, fingerprint, finished_images, folder_name, open_run, result_key
 
 KEY = {"task": "score", "model": "Nimbus", "target": "CD3", "source": "1"}
@@ -192,7 +192,6 @@ def test_results_survive_the_trip_to_disk(tmp_path: Path) -> None:
         cell_ids=("a", "b"),
         measurements=(Measurement("Nimbus: CD3", np.array([0.25, np.nan], np.float32), "k1"),),
         class_changes=ClassChanges(("Tumor: CD3", None), ("Tumor", None), "k2"),
-        objects=(NewObject("annotation", "o", [[(0.0, 1.0), (2.0, 3.0), (4.0, 0.5)]], "k3", measurements={"m": 1.5}),),
         derived=(DerivedImage("x.zarr", ("CD3 (Nimbus)",), "k4"),),
         provenance={"task": "score"},
         fingerprint="f",
@@ -205,8 +204,7 @@ def test_results_survive_the_trip_to_disk(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.measurements[0].values, results.measurements[0].values)
     assert loaded.class_changes == results.class_changes
     assert loaded.derived == results.derived
-    assert [tuple(map(tuple, r)) for r in loaded.objects[0].rings] == [tuple(r) for r in results.objects[0].rings]
-    assert loaded.result_keys == ("k1", "k2", "k3", "k4")
+    assert loaded.result_keys == ("k1", "k2", "k4")
     assert (loaded.fingerprint, loaded.summary) == ("f", {"counts": {"cells": 2}})
     whole = (tmp_path / "r/values.npz").read_bytes()
     for position in range(0, len(whole), 7):

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxbridge.results import ClassChanges, Measurement, NewObject, Results
+from mxbridge.cells import Rings
+from mxbridge.results import ClassChanges, Measurement, NewObjects, Results
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 
@@ -90,14 +91,25 @@ def square(x: float, y: float, side: float = 10.0) -> list[tuple[float, float]]:
     return [(x, y), (x + side, y), (x + side, y + side), (x, y + side)]
 
 
-def drawn(workspace, squares, *, key="key-objects", run="run-1", **more) -> Results:
-    objects = tuple(
-        NewObject(
-            "annotation", name, [square(*at)], key, **{"class_name": "Made: Up", "measurements": {"n": 1.5}, **more}
-        )
-        for name, at in squares.items()
+def new_objects(kind, key, outlines, *, nuclei=None, class_name=None, name=None, measurements=None) -> NewObjects:
+    """outlines: rings by the key of the object; everything else is the same for all."""
+    n = len(outlines)
+    return NewObjects(
+        kind,
+        key,
+        tuple(outlines),
+        Rings.of(outlines.values()),
+        None if nuclei is None else Rings.of([nuclei] * n),
+        (class_name,) * n,
+        (name,) * n,
+        {column: np.full(n, value, np.float32) for column, value in (measurements or {}).items()},
     )
-    return Results(fl(workspace), run, objects=objects)
+
+
+def drawn(workspace, squares, *, key="key-objects", run="run-1", **more) -> Results:
+    more = {"class_name": "Made: Up", "measurements": {"n": 1.5}, **more}
+    objects = new_objects("annotation", key, {name: [square(*at)] for name, at in squares.items()}, **more)
+    return Results(fl(workspace), run, objects=(objects,))
 
 
 def everything(path: Path, *, but: tuple[str, ...] = ()) -> dict[str, dict]:

@@ -22,8 +22,9 @@ from PIL import Image
 from mxbridge.cells import OutlineCells, Rings
 from mxbridge.formats.labels import scan_labels
 from mxbridge.formats.ome_tiff import write_ome_tiff
-from mxbridge.image import Channel, LocalImage
-from mxbridge.results import ClassChanges, NewObject, Results
+from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
+from mxbridge.image import Box, Channel, LocalImage
+from mxbridge.results import ClassChanges, DerivedImage, ImageValue, Measurement, Results
 from mxbridge.workspaces.qupath.builders import shown_channels, uri_builder
 from mxbridge.workspaces.qupath.joined import DerivedFile, add_joined_entry, remove_joined_channels
 from mxbridge.workspaces.qupath.new import NewImage, create_project, open_new_image
@@ -31,7 +32,7 @@ from mxbridge.workspaces.qupath.project import Project
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, NewPathObject, NewROI, new_image_data
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 
-from .conftest import data_file, drawn, fl, reclassed, scores, square
+from .conftest import data_file, drawn, fl, new_objects, reclassed, scores, square
 
 UNICODE = "Prüfung µ 𝄞"
 
@@ -106,7 +107,7 @@ def new_entry(root: Path, data: Path) -> Path:
     project.write()
     workspace = QuPathWorkspace(folder)
     (ref,) = workspace.list([str(entry.id)])
-    made = NewObject("annotation", "a", [square(50, 60)], "key", class_name="Neu: Entry", measurements={"n": 1.5})
+    made = new_objects("annotation", "key", {"a": [square(50, 60)]}, class_name="Neu: Entry", measurements={"n": 1.5})
     workspace.publish(Results(ref, "run", objects=(made,)))
     return folder
 
@@ -187,11 +188,10 @@ def replaced_objects(root: Path, data: Path) -> Path:
     workspace.publish(drawn(workspace, {"a": (5, 5), "b": (50, 50), "c": (90, 90)}))
     workspace.publish(drawn(workspace, {"b": (60, 60), "c": (90, 90), "d": (20, 200)}, run="run-2", name=UNICODE))
     holed = [square(200, 200, 50), square(210, 210, 10)]
-    cells = tuple(
-        NewObject("cell", str(k), [holed[0]] if k else holed, "key-cells", [square(230, 230, 5)], "Tumor")
-        for k in range(2)
+    cells = new_objects(
+        "cell", "key-cells", {"0": holed, "1": holed[:1]}, nuclei=[square(230, 230, 5)], class_name="Tumor"
     )
-    workspace.publish(Results(fl(workspace), "run-3", objects=cells))
+    workspace.publish(Results(fl(workspace), "run-3", objects=(cells,)))
     return folder
 
 
@@ -239,9 +239,53 @@ def everything_undone(root: Path, data: Path) -> Path:
     return folder
 
 
+def nuclei_and_images_apart(root: Path, data: Path) -> Path:
+    """On the colour picture: nuclei with derived classes, values on annotations and on the image, and two images apart.
+
+    Nuclei lie within a new annotation, 40 of 100 positive; a rerun changed the classes of some and took others away.
+    """
+    folder = golden(root, data, "v0.5.1")
+    workspace = QuPathWorkspace(folder)
+    (ref,) = workspace.list(["1"])
+    base = workspace.pull(ref).image
+    field = NewPathObject("annotation", FIELD, NewROI.rectangle(0, 0, 512, 512), class_name="Tumor", name="Field")
+    path = folder / "data/1/data.qpdata"
+    tree = ImageDataFile.read(path)
+    tree.remove_objects([o for o in tree.objects() if o.kind in ("cell", "detection", "tile")])
+    tree.add_object(field)
+    path.write_bytes(tree.to_bytes())
+    derived = []
+    for file, names, rgb, title in (
+        ("fl", ("DAPI (DeepLIIF)", "Lap2 (DeepLIIF)", "Ki67 (DeepLIIF)"), False, "DeepLIIF"),
+        ("h", ("Red", "Green", "Blue"), True, "Hematoxylin, DeepLIIF"),
+    ):
+        values = np.random.default_rng(len(file)).integers(0, 256, (3, *base.shape), np.uint8)
+        channels = [Channel(n, c) for n, c in zip(names, (0x0000FF, 0x00FFFF, 0xFFFF00), strict=True)]
+        at = workspace.derived_folder(ref) / f"{file}.ome.zarr"
+        writer = OmeZarrWriter(at, values.shape, np.uint8, channels, base.require_pixel_size(), version="0.4")
+        for k, plane in enumerate(values):
+            writer.write(k, Box(0, 0, *base.shape), plane)
+        writer.finish()
+        derived.append(DerivedImage(at.name, names, f"key-{file}", "apart", rgb, title))
+    for run, (count, positive) in enumerate(((130, 10), (100, 40))):
+        places = {str(k): [square(k % 20 * 25 + 3, k // 20 * 25 + 3, 9)] for k in range(count)}
+        values = {"DeepLIIF: Area µm^2": 5.5, "DeepLIIF: Ki67 mean": math.nan}
+        nuclei = new_objects("detection", "key-nuclei", places, measurements=values)
+        names = tuple(f"Tumor: {'Positive' if k < positive else 'Negative'}" for k in range(count))
+        column = Measurement("DeepLIIF: Num detections", np.array([count], np.float32), "key-score")
+        value = ImageValue(f"DeepLIIF: Positive % (run {run})", 100 * positive / count, "key-score")
+        made = replace(nuclei, class_names=names)
+        results = Results(ref, f"run {run}", (FIELD,), (column,), None, (made,), tuple(derived), image_values=(value,))
+        workspace.publish(results)
+    return folder
+
+
+FIELD = str(uuid.UUID(int=77))
+"""Id of the annotation in :func:`nuclei_and_images_apart`."""
+
 SCENES: tuple[Callable[[Path, Path], Path], ...] = (
     new_fluorescence, new_brightfield, new_entry, joined_channels, joined_again, objects_of_every_kind, replaced_objects,
-    measurements_of_every_kind, classes, everything_undone,
+    measurements_of_every_kind, classes, everything_undone, nuclei_and_images_apart,
 )  # fmt: skip
 
 

@@ -14,9 +14,8 @@ import pytest
 from mxbridge.errors import ChangedMeanwhile, InputError, NotApplicable, OutputError, SourceError, Unsupported
 from mxbridge.formats.ome_tiff import write_ome_tiff
 from mxbridge.image import Channel
-from mxbridge.workspaces.qupath import joined
+from mxbridge.workspaces.qupath import views
 from mxbridge.workspaces.qupath.joined import (
-    MARK,
     DerivedFile,
     add_joined_entry,
     joined_files,
@@ -25,6 +24,7 @@ from mxbridge.workspaces.qupath.joined import (
 )
 from mxbridge.workspaces.qupath.new import NewImage, create_project
 from mxbridge.workspaces.qupath.project import Project
+from mxbridge.workspaces.qupath.views import MARK
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 
 from .conftest import files_of, fl, scores
@@ -310,11 +310,11 @@ def test_an_entry_without_recorded_metadata_or_pixel_size(tmp_path):
 
 
 def test_a_project_changed_meanwhile_is_not_overwritten(project, files, monkeypatch):
-    def meanwhile(*arguments):
+    def meanwhile(*arguments, **options):
         edit_entry(project, lambda raw: raw.update(imageName="by QuPath"), entry=1)
-        return "", False
+        return {}, False
 
-    monkeypatch.setattr(joined, "_copy_objects", meanwhile)
+    monkeypatch.setattr(views, "_copy_objects", meanwhile)
     with pytest.raises(ChangedMeanwhile):
         add_joined_entry(project, 2, [files["a"]])
     monkeypatch.undo()

@@ -25,6 +25,7 @@ from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 from .conftest import scores
 from .fake_qupath import stand_in
 from .scenes import (
+    FIELD,
     SCENES,
     classes,
     golden,
@@ -32,6 +33,7 @@ from .scenes import (
     joined_channels,
     measurements_of_every_kind,
     new_brightfield,
+    nuclei_and_images_apart,
     objects_in,
     objects_of_every_kind,
 )
@@ -47,6 +49,7 @@ OBJECTS = {
     "measurements_of_every_kind": (268, 262),
     "classes": (268, 262),
     "everything_undone": (268, 262),
+    "nuclei_and_images_apart": (115, 262, 115, 115),
 }
 
 real = [
@@ -174,6 +177,30 @@ class TestRealQuPath:
         assert first.problems
         assert second.problems == ()
 
+    def test_counts_our_nuclei_and_shows_our_values(self, tmp_path, data):
+        folder = nuclei_and_images_apart(tmp_path, data)
+        told = json.loads(beside_qupath("qupath_counts", folder, "1"))
+        assert told["image"]["values"] == {"DeepLIIF: Positive % (run 1)": 40}
+        assert "H&E" in told["image"]["type"]
+        field = told["annotations"][FIELD]
+        assert field["values"] == {"DeepLIIF: Num detections": 100}
+        assert (field["all"], field["positive"], field["negative"]) == (100, 40, 60)
+        assert field["bases"] == ["Tumor"]
+        for entry, kind in (("3", "Fluorescence"), ("4", "Brightfield (H&E)")):
+            view = json.loads(beside_qupath("qupath_counts", folder, entry))
+            assert view == {**told, "image": {**told["image"], "type": kind}}
+
+    @pytest.mark.parametrize("entry", [3, 4])
+    def test_images_apart_have_our_names_colours_and_pixels(self, entry, tmp_path, data):
+        project = Project.open(nuclei_and_images_apart(tmp_path, data))
+        shown = project.entry(entry)
+        ours = open_stored(shown.builder, name=shown.name, locate=project.locate)
+        theirs = open_through_qupath(shown.builder, name=shown.name, locate=project.locate)
+        assert (theirs.channels, theirs.dtype, theirs.rgb) == (ours.channels, ours.dtype, ours.rgb)
+        assert theirs.pixel_size_um == ours.pixel_size_um
+        for level, other in zip(ours.levels, theirs.levels, strict=True):
+            assert np.array_equal(np.asarray(level), np.asarray(other))
+
     def test_classifiers_give_the_classes_that_we_give(self, tmp_path, data):
         folder = golden(tmp_path, data)
         workspace = QuPathWorkspace(folder)
@@ -194,7 +221,7 @@ class TestRealQuPath:
         assert len(set(wanted)) == 8
 
 
-@pytest.mark.parametrize("name", ["qupath_saves", "qupath_classifies"])
+@pytest.mark.parametrize("name", ["qupath_saves", "qupath_classifies", "qupath_counts"])
 def test_scripts_that_run_beside_qupath_compile(name) -> None:
     script = Path(__file__).with_name(f"{name}.py")
     compile(script.read_text(encoding="utf-8"), str(script), "exec")

@@ -15,7 +15,7 @@ from mxbridge.workspaces.qupath.classes import ClassList
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 
-from .conftest import data_file, drawn, everything, files_of, fl, reclassed, scores, square, truth_of
+from .conftest import data_file, drawn, everything, files_of, fl, new_objects, reclassed, scores, square, truth_of
 
 MARKERS = ("CD3", "CD8", "PanCK", "Ki67", "DAPI")
 COLUMNS = tuple(f"NimbusDemo: {m}" for m in MARKERS)
@@ -510,14 +510,11 @@ def test_a_copy_a_user_made_of_our_object_is_theirs(workspace):
 
 
 def test_cells_with_nucleus_and_holes_survive(workspace):
-    from mxbridge.results import NewObject
-
     path = data_file(workspace)
     before = everything(path)
     ring, hole = square(100, 100, 40), square(110, 110, 10)
-    made = NewObject(
-        "cell", "c1", [ring, hole], "k", nucleus_rings=[square(125, 125, 5)], measurements={"m": float("nan")}
-    )
+    nucleus, values = [square(125, 125, 5)], {"m": float("nan")}
+    made = new_objects("cell", "k", {"c1": [ring, hole]}, nuclei=nucleus, measurements=values)
     results = Results(fl(workspace), "r", objects=(made,))
     workspace.publish(results)
     found = ImageDataFile.read(path).get(next(i for i in everything(path) if i not in before))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.projects import Tissue, image_data
 from mxbridge.errors import BrokenFile, OutputError
-from mxbridge.results import ClassChanges, ImageRef, Measurement, NewObject, Results
+from mxbridge.results import ClassChanges, ImageRef, Measurement, Results
 from mxbridge.workspaces.qupath.edit import held, lost, put, take
 from mxbridge.workspaces.qupath.javastream import (
     Block,
@@ -32,6 +32,7 @@ from mxbridge.workspaces.qupath.ledger import State
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, NewPathObject, NewROI, new_image_data
 from mxbridge.workspaces.qupath.qpdata import descriptors as d
 
+from .conftest import new_objects
 from .qpdata_snapshots import GOLDEN, VERSIONS, snapshot
 from .qpdata_two_ways import PATH, both, check_same, edit, packed_objects, said
 
@@ -444,9 +445,9 @@ def test_results_are_put_in_and_taken_out_alike(goldens, entry):
     base = nodes.table.class_names(np.array([nodes.table.ids.index(i) for i in ids]))
     names = tuple("CD3" if k % 3 else c for k, c in enumerate(base))
     square = [(5.0, 5.0), (9.0, 5.0), (9.0, 9.0)]
-    made = tuple(NewObject("cell", f"c{k}", [square], "key objects", measurements={"n": 1.0}) for k in range(12))
+    made = new_objects("cell", "key objects", {f"c{k}": [square] for k in range(12)}, measurements={"n": 1.0})
     ref = ImageRef(str(entry), "image")
-    first = Results(ref, "run 1", ids, columns, ClassChanges(names, tuple(base), "key classes"), made)
+    first = Results(ref, "run 1", ids, columns, ClassChanges(names, tuple(base), "key classes"), (made,))
     second = Results(ref, "run 2", ids[::2], (Measurement("Nimbus: A", values[1][::2], "key Nimbus: A"),))
     states = [State(), State()]
     for results in (first, second, first, None):

@@ -13,12 +13,13 @@ from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
 from mxbridge.image import Box, Channel
 from mxbridge.results import DerivedImage
 from mxbridge.tasks.derived import take_back
-from mxbridge.workspaces.qupath import joined
+from mxbridge.workspaces.qupath import views
 from mxbridge.workspaces.qupath import workspace as workspace_module
-from mxbridge.workspaces.qupath.joined import MARK, DerivedFile, add_joined_entry
+from mxbridge.workspaces.qupath.joined import DerivedFile, add_joined_entry
 from mxbridge.workspaces.qupath.new import NewImage, create_project
 from mxbridge.workspaces.qupath.project import Project
 from mxbridge.workspaces.qupath.shown_maps import hide_maps, maps_are_shown, show_maps
+from mxbridge.workspaces.qupath.views import MARK
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
 
 from .conftest import files_of, fl, reclassed, scores
@@ -198,14 +199,14 @@ def test_objects_saved_in_qupath_stay_when_other_results_are_taken_out(project, 
 @pytest.mark.parametrize("when", ["before the copy", "after the copy", "before the maps"])
 def test_a_kill_while_the_objects_follow(project, workspace, with_map, monkeypatch, when):
     """The copy must not be taken for a user's, and the same run completes it."""
-    real = joined.replace_seen
+    real = views.replace_seen
 
     def killed(*arguments, **options):
         if when == "after the copy":
             real(*arguments, **options)
         raise Killed
 
-    where, name = (workspace_module, "show_maps") if when == "before the maps" else (joined, "replace_seen")
+    where, name = (workspace_module, "show_maps") if when == "before the maps" else (views, "replace_seen")
     monkeypatch.setattr(where, name, killed)
     again = scores(workspace, seed=5, run="run-2", derived=with_map.derived)
     with pytest.raises(Killed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mxbridge.cells import OutlineCells, Rings
 from mxbridge.errors import BrokenFile, InputError, SourceError
 from mxbridge.formats.labels import open_labels
 from mxbridge.image import Box
+from mxbridge.results import NewObjects
 from mxbridge.workspaces import geojson
 from mxbridge.workspaces.geojson import (
     Geometry,
@@ -24,6 +26,7 @@ from mxbridge.workspaces.geojson import (
     objects_from_cells,
     read_geojson,
     write_geojson,
+    write_objects,
 )
 from tests.outlines import areas
 
@@ -211,6 +214,45 @@ def test_infinity_and_nan_are_written_as_text(tmp_path: Path) -> None:
     write_geojson(tmp_path / "a.geojson", [item])
     (read,) = read_geojson(tmp_path / "a.geojson")
     assert read.measurements["a"] == float("inf") and np.isnan(read.measurements["b"])
+
+
+def new_nuclei() -> NewObjects:
+    ring = np.array([(1.0, 1.0), (9.25, 1.0), (9.0, 9.5), (1.0, 9.0)])
+    hole = ring / 4 + 2
+    return NewObjects(
+        "cell", "key", ("a", "é 名"), Rings.of([[ring], [ring + 20, hole + 20]]), Rings.of([[hole], []]),
+        ("Tumor: Positive", None), (None, 'n "1"'), {"DeepLIIF: Ki67 mean": np.array([1.5, np.nan], np.float32)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["nuclei.geojson", "nuclei.geojson.gz"])
+def test_new_objects_are_written_one_by_one_and_read_back(tmp_path: Path, name: str) -> None:
+    objects = new_nuclei()
+    for path in (tmp_path / name, tmp_path / f"again {name}"):
+        write_objects(path, objects)
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"again {name}").read_bytes()
+    found = read_geojson(tmp_path / name)
+    assert [(o.kind, o.class_name, o.name) for o in found] == [
+        ("cell", "Tumor: Positive", None),
+        ("cell", None, 'n "1"'),
+    ]
+    assert len({uuid.UUID(o.id) for o in found}) == 2
+    ids = [str(uuid.UUID(int=k)) for k in (5, 6)]
+    write_objects(tmp_path / "ids.geojson", objects, ids)
+    assert [o.id for o in read_geojson(tmp_path / "ids.geojson")] == ids
+    assert [repr(v) for o in found for v in o.measurements.values()] == ["1.5", "nan"]
+    for k, item in enumerate(found):
+        for ring, meant in zip(item.geometry.rings, objects.outlines.rings_of(k), strict=True):
+            assert np.allclose(ring, meant, atol=0.0051)
+    assert np.allclose(found[0].nucleus.rings[0], objects.nuclei.rings_of(0)[0], atol=0.0051)
+    assert found[1].nucleus is None
+    cells = cells_from_geojson(tmp_path / name, (100, 100))
+    assert areas(cells.outlines)[1] < areas(cells.outlines)[0]
+
+
+def test_no_new_objects_are_an_empty_collection(tmp_path: Path) -> None:
+    write_objects(tmp_path / "none.geojson", NewObjects("detection", "key", (), Rings.of([])))
+    assert read_geojson(tmp_path / "none.geojson") == []
 
 
 @pytest.mark.shared

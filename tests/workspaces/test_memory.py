@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mxbridge.cells import OutlineCells, Rings
 from mxbridge.errors import InputError, UnknownName
 from mxbridge.image import Box
-from mxbridge.results import Measurement, Results
+from mxbridge.results import ImageValue, Measurement, NewObjects, Results
 from mxbridge.workspaces.memory import MemoryWorkspace
 
 PIXELS = np.arange(2 * 20 * 30, dtype=">u2").reshape(2, 20, 30)
@@ -69,3 +71,29 @@ def test_refused() -> None:
     with pytest.raises(InputError, match="axes"):
         flat = MemoryWorkspace({"a": (PIXELS[0], ["x"], 1.0)})
         flat.pull(flat.list()[0])
+
+
+def test_objects_and_values_of_the_image_are_published_and_compared() -> None:
+    place = workspace()
+    ref = place.list()[0]
+    ring = np.array([(1.0, 1.0), (9.0, 1.0), (9.0, 9.0)])
+    made = NewObjects("detection", "key", ("a",), Rings.of([[ring]]), class_names=("Positive",))
+    value = ImageValue("DeepLIIF: Positive %", float("nan"), "key")
+    results = Results(ref, "run", objects=(made,), image_values=(value,))
+    assert place.publish(results).changed
+    again = replace(results, run_id="other", objects=(replace(made, outlines=Rings.of([[ring.copy()]])),))
+    assert place.holds(again)
+    assert not place.publish(again).changed
+    for other in (
+        replace(results, objects=(replace(made, class_names=("Negative",)),)),
+        replace(results, objects=(made, replace(made, result_key="k2"))),
+        replace(results, image_values=(replace(value, value=1.0),)),
+        replace(results, image_values=()),
+    ):
+        assert not place.holds(other)
+        assert place.publish(other).changed
+        assert len(place.published[ref.id]) == 1
+        place.publish(results)
+    assert place.retract(ref, ["key"]).changed
+    assert not place.holds(results)
+    assert place.stain_vectors(ref) is None

@@ -53,6 +53,7 @@ def cells_of(
             rings.xy, rings.ring_starts, np.append(rings.object_starts[:-1][solid], rings.object_starts[-1])
         ),
         nuclei=nuclei if len(nuclei.xy) else None,
+        names=tuple(table.names(chosen)) if kind == "annotations" else (),
     )
     return cells, warnings
 

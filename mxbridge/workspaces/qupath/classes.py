@@ -14,8 +14,7 @@ from mxbridge.formats.atomic import output_error
 from mxbridge.formats.exchange import Seen, read_seen, replace_seen
 from mxbridge.formats.json_files import parse_json
 from mxbridge.workspaces.qupath.project import JSON_LIMIT, dump_json
-from mxbridge.workspaces.qupath.qpdata import default_color
-from mxbridge.workspaces.qupath.qpdata.classes import SEPARATOR
+from mxbridge.workspaces.qupath.qpdata.classes import SEPARATOR, default_class_color
 
 
 class ClassList:
@@ -91,7 +90,7 @@ def class_colors(names: Iterable[str], known: Mapping[str, int | None]) -> dict[
     for name in names:
         for full in lineage(name):
             color = known.get(full)
-            out[full] = default_color(full) if color is None else color
+            out[full] = default_class_color(full) if color is None else color
     return out
 
 

@@ -17,7 +17,7 @@ from mxbridge.errors import ChangedMeanwhile, InputError
 from mxbridge.results import ClassChanges, Results
 from mxbridge.workspaces.qupath import made
 from mxbridge.workspaces.qupath.classes import class_colors
-from mxbridge.workspaces.qupath.ledger import Column, Reclassed, State, values_sha
+from mxbridge.workspaces.qupath.ledger import Column, ImageColumn, Reclassed, State, values_sha
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, ObjectTable
 
 Index = Mapping[str, int]
@@ -65,6 +65,7 @@ def put(
     now_ids = set(results.cell_ids)
     left = {i for ids in _distinct_ids(state, names) for i in ids if i in index and i not in now_ids}
     state = _put_columns(table, state, results, index)
+    state = _put_image_values(tree, state, results, keys)
 
     notes = (
         [f"{len(left)} other objects lost the values an earlier run gave them: this run replaces it"] if left else []
@@ -78,7 +79,7 @@ def put(
         if kept:
             notes.append(f"{kept} cells keep their class: it was changed since they were read")
     state, more = made.put_objects(tree, state, results, keys, entry_id, known_colors)
-    new_classes += [o.class_name for o in results.objects if o.class_name is not None]
+    new_classes += [n for o in results.objects for n in dict.fromkeys(o.class_names) if n is not None]
     return Edited(state, (*notes, *more), tuple(dict.fromkeys(new_classes)))
 
 
@@ -89,6 +90,7 @@ def take(
     table = tree.table
     index = index_objects(table)
     state = take_columns(table, state, [n for n, c in state.columns.items() if c.key in keys], index)
+    state = _take_image_values(tree, state, [n for n, v in state.image_values.items() if v.key in keys])
     for key in [k for k in state.reclassed if k in keys]:
         state = restore_classes(table, state, key, index, known_colors)
     state, notes = made.take_objects(tree, state, keys, entry_id)
@@ -105,10 +107,13 @@ def held(tree: ImageDataFile, results: Results, *, entry_id: str) -> bool:
     now = table.columns(cells, [m.name for m in results.measurements])
     if not all(now[m.name][0].all() and _same(now[m.name][1], m.values) for m in results.measurements):
         return False
+    values = {v.name: v.value for v in results.image_values}
+    if _other_values(tree, values) or len(values) < len(results.image_values):
+        return False
     changes = results.class_changes
     if changes is not None and table.class_names(cells) != list(changes.names):
         return False
-    return made.objects_held(tree, results, entry_id)
+    return made.objects_held(tree.table, results, entry_id)
 
 
 def lost(tree: ImageDataFile, state: State) -> list[str]:
@@ -123,6 +128,7 @@ def lost(tree: ImageDataFile, state: State) -> list[str]:
         cells = _rows(index, (i for i in ids if i in index))
         there = table.measurement_names(cells)
         gone += [name for name in names if name not in there and len(cells)]
+    gone += [name for name in state.image_values if name not in tree.image_values]
     shown = {cell: key for key, record in state.reclassed.items() for cell in record.ids}
     for key, record in state.reclassed.items():
         changed = [
@@ -244,6 +250,41 @@ def _put_columns(table: ObjectTable, state: State, results: Results, index: Inde
     if changed:
         table.set_columns(cells, changed)
     return replace(state, columns=columns)
+
+
+def _put_image_values(tree: ImageDataFile, state: State, results: Results, keys: Collection[str]) -> State:
+    """Values of the image as a whole are measurements of the root object, where QuPath shows them."""
+    values = {v.name: v.value for v in results.image_values}
+    if len(values) < len(results.image_values):
+        raise InputError(f"the results of {results.image} name a value of the image twice")
+    earlier = state.image_values
+    state = _take_image_values(tree, state, [n for n, v in earlier.items() if v.key in keys and n not in values])
+    before = tree.image_values
+    own = {
+        v.name: ImageColumn(
+            v.result_key, results.run_id, earlier[v.name].previous if v.name in earlier else before.get(v.name)
+        )
+        for v in results.image_values
+    }
+    if other := _other_values(tree, values):
+        tree.set_image_values(other)
+    return replace(state, image_values=state.image_values | own)
+
+
+def _take_image_values(tree: ImageDataFile, state: State, names: Collection[str]) -> State:
+    """Undo values of ours: remove them, or put back what they replaced."""
+    if names:
+        there = tree.image_values
+        back = {n: v.previous for n in names if n in there and (v := state.image_values[n]).previous is not None}
+        tree.remove_image_values([n for n in names if n not in back])
+        tree.set_image_values(back)
+    return replace(state, image_values={n: v for n, v in state.image_values.items() if n not in names})
+
+
+def _other_values(tree: ImageDataFile, values: Mapping[str, float]) -> dict[str, float]:
+    """Those of these values that the image lacks, or has otherwise; float32, as QuPath keeps them."""
+    now = tree.image_values
+    return {n: v for n, v in values.items() if n not in now or not _same(np.array([now[n]]), np.array([v]))}
 
 
 def _put_classes(

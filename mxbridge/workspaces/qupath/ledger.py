@@ -61,10 +61,24 @@ class Reclassed:
 
 @dataclass(frozen=True)
 class MadeObjects:
-    """Objects we added under one result key."""
+    """Objects we added under one result key.
+
+    classes: which each was given, none known in a record of an earlier version. columns: measurements they were given.
+    """
 
     run_id: str
     ids: tuple[str, ...]
+    classes: tuple[str | None, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageColumn:
+    """A value of the image as a whole that we own. previous: the value of this name before us, None where there was none."""
+
+    key: str
+    run_id: str
+    previous: float | None
 
 
 @dataclass(frozen=True)
@@ -75,15 +89,17 @@ class State:
     reclassed: dict[str, Reclassed] = field(default_factory=dict)
     objects: dict[str, MadeObjects] = field(default_factory=dict)
     classes_added: tuple[str, ...] = ()
+    image_values: dict[str, ImageColumn] = field(default_factory=dict)
 
     @property
     def keys(self) -> set[str]:
-        return {c.key for c in self.columns.values()} | set(self.reclassed) | set(self.objects)
+        values = {c.key for part in (self.columns, self.image_values) for c in part.values()}
+        return values | set(self.reclassed) | set(self.objects)
 
     def keys_of_run(self, run_id: str) -> set[str]:
         """Result keys whose present results a run published."""
-        columns = {c.key for c in self.columns.values() if c.run_id == run_id}
-        return columns | {k for part in (self.reclassed, self.objects) for k, r in part.items() if r.run_id == run_id}
+        values = {c.key for part in (self.columns, self.image_values) for c in part.values() if c.run_id == run_id}
+        return values | {k for part in (self.reclassed, self.objects) for k, r in part.items() if r.run_id == run_id}
 
     def original_class(self, cell_id: str, current: str | None) -> str | None:
         """The class a cell had before us, or ``current`` where that is not ours."""
@@ -187,7 +203,7 @@ class Ledger:
 class ToldClasses:
     """What one ledger says about the project's class list. in_use: whether anything of ours is in its image.
 
-    names: classes given to cells. added: those that were not listed before.
+    names: classes given to cells and new objects. added: those that were not listed before.
     """
 
     path: Path
@@ -204,8 +220,14 @@ class ToldClasses:
             states = [state for state in (document["state"], (document["journal"] or {}).get("state")) if state]
             return cls(
                 path,
-                any(s["measurements"] or s["classes"] or s["objects"] for s in states),
-                frozenset(n for s in states for r in s["classes"].values() for n in r["names"] if n is not None),
+                any(s["measurements"] or s["classes"] or s["objects"] or s.get("image_values") for s in states),
+                frozenset(
+                    name
+                    for s in states
+                    for record in (*s["classes"].values(), *s["objects"].values())
+                    for name in record.get("names", ())
+                    if name is not None
+                ),
                 frozenset(name for s in states for name in s["classes_added"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -251,8 +273,23 @@ def _write_state(state: State, arrays: dict[str, NDArray[Any]]) -> dict[str, Any
             for name, c in state.columns.items()
         },
         "classes": {key: _write_reclassed(r, arrays) for key, r in state.reclassed.items()},
-        "objects": {key: {"run": o.run_id, "ids": list(o.ids)} for key, o in state.objects.items()},
+        "objects": {key: _write_made(o, arrays) for key, o in state.objects.items()},
         "classes_added": list(state.classes_added),
+        "image_values": {
+            name: {"key": v.key, "run": v.run_id, "previous": None if v.previous is None else repr(v.previous)}
+            for name, v in state.image_values.items()
+        },
+    }
+
+
+def _write_made(made: MadeObjects, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    code = {name: k for k, name in enumerate(dict.fromkeys(made.classes))}
+    return {
+        "run": made.run_id,
+        "ids": _keep(arrays, "ids", np.array([i.encode() for i in made.ids], dtype="S")),
+        "names": list(code),
+        "classes": _keep(arrays, "codes", np.array([code[n] for n in made.classes], np.int32)),
+        "columns": list(made.columns),
     }
 
 
@@ -311,5 +348,14 @@ def _read_state(document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]])
         )
         for key, r in document["classes"].items()
     }
-    objects = {key: MadeObjects(o["run"], tuple(o["ids"])) for key, o in document["objects"].items()}
-    return State(columns, reclassed, objects, tuple(document["classes_added"]))
+    objects = {
+        key: MadeObjects(o["run"], ids(o["ids"]), names(o["names"], arrays[o["classes"]]), tuple(o["columns"]))
+        if "classes" in o
+        else MadeObjects(o["run"], tuple(o["ids"]))  # as version 0.1 wrote it
+        for key, o in document["objects"].items()
+    }
+    image_values = {
+        name: ImageColumn(v["key"], v["run"], None if v["previous"] is None else float(v["previous"]))
+        for name, v in document.get("image_values", {}).items()  # version 0.1 wrote none
+    }
+    return State(columns, reclassed, objects, tuple(document["classes_added"]), image_values)

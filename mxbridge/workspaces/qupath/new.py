@@ -38,12 +38,22 @@ same values."""
 
 
 @dataclass(frozen=True)
+class NewAnnotation:
+    """A region of a class (its full name). rings: ``(points, 2)`` x and y each, in full-resolution pixels, even-odd."""
+
+    name: str
+    class_name: str
+    rings: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class NewImage:
     """An image for a new project.
 
     image: opened, or made of arrays. source: the file QuPath may open itself; None to write an OME-TIFF into the project.
     cells: labels or outlines. nuclei: labels that become the nuclei of the cells they lie in.
-    metadata: of the entry, shown in QuPath.
+    metadata: of the entry, shown in QuPath. annotations: regions, each with a name of its own.
+    image_type: of QuPath's, e.g. ``BRIGHTFIELD_H_DAB``; None: unset for colour pictures, fluorescence for others.
     """
 
     image: LocalImage
@@ -51,6 +61,8 @@ class NewImage:
     cells: Cells | None = None
     nuclei: LabelCells | None = None
     metadata: tuple[tuple[str, str], ...] = ()
+    annotations: tuple[NewAnnotation, ...] = ()
+    image_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,12 +144,13 @@ def _fill(
         source = new.source or folder / "images" / shown.files[0].name
         name = source.name if new.source else new.image.name
         entry = project.add_entry(name, uri_builder(source, shown), metadata=dict(new.metadata))
-        objects = _objects(new, str(entry.id), name, warnings)
+        cells = _objects(new, str(entry.id), name, warnings)
+        objects = [*_annotations(new, str(entry.id), name), *cells]
         for made in objects:
             if made.class_name is not None:
                 classes |= made.class_colors
-        _write_entry(part / "data" / str(entry.id), entry.builder, shown, objects)
-        counts.append(len(objects))
+        _write_entry(part / "data" / str(entry.id), entry.builder, shown, objects, new.image_type)
+        counts.append(len(cells))
     if classes:
         ClassList(part / "classifiers" / "classes.json").extend(classes)
     (part / PROJECT_NAME).write_bytes(project.to_bytes())
@@ -204,6 +217,20 @@ def _objects(new: NewImage, entry_id: str, name: str, warnings: list[str]) -> li
     return objects
 
 
+def _annotations(new: NewImage, entry_id: str, name: str) -> list[NewPathObject]:
+    return [
+        NewPathObject(
+            "annotation",
+            str(uuid.uuid5(NAMESPACE, "\n".join(("annotation", entry_id, name, one.name)))),
+            NewROI.of_rings(one.rings),
+            class_name=one.class_name,
+            class_colors=class_colors([one.class_name], {}),
+            name=one.name,
+        )
+        for one in new.annotations
+    ]
+
+
 def _uuid_of(cell: str, entry_id: str, name: str) -> str:
     try:
         return str(uuid.UUID(cell))
@@ -211,11 +238,18 @@ def _uuid_of(cell: str, entry_id: str, name: str) -> str:
         return str(uuid.uuid5(NAMESPACE, "\n".join(("cell", entry_id, name, cell))))
 
 
-def _write_entry(folder: Path, builder: dict[str, Any], image: LocalImage, objects: Sequence[NewPathObject]) -> None:
+def _write_entry(
+    folder: Path,
+    builder: dict[str, Any],
+    image: LocalImage,
+    objects: Sequence[NewPathObject],
+    image_type: str | None,
+) -> None:
     from mxbridge.workspaces.qupath.thumbnail import write_thumbnail
 
     folder.mkdir(parents=True)
-    tree = new_image_data(builder, QUPATH_VERSION, "UNSET" if image.rgb else "FLUORESCENCE", objects)
+    image_type = image_type or ("UNSET" if image.rgb else "FLUORESCENCE")
+    tree = new_image_data(builder, QUPATH_VERSION, image_type, objects)
     data = tree.to_bytes()
     tree.verify(data)
     path = folder / "data.qpdata"

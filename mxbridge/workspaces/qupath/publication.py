@@ -102,7 +102,9 @@ class Publication:
                 hint="Open and save the image once in QuPath 0.4 or later, then run again",
             )
         edited = change(tree)
-        if self._before is None and not tree.root.children:  # nothing to put into a file that is not there
+        if (
+            self._before is None and not tree.root.members and not tree.image_values
+        ):  # nothing to put into a file that is not there
             return Outcome(False, edited.notes)
         data = tree.to_bytes()
         same_bytes = data == self._before
@@ -145,7 +147,7 @@ class Publication:
         return new_image_data(
             self._entry.builder,
             self._project.version,
-            "OTHER" if metadata.get("isRGB") else "FLUORESCENCE",
+            "UNSET" if metadata.get("isRGB") else "FLUORESCENCE",  # QuPath asks for that of a colour picture
         )
 
     def _backup(self) -> bytes | None:

@@ -24,18 +24,21 @@ from mxbridge.errors import (
 from mxbridge.formats.exchange import sweep
 from mxbridge.image import LocalImage
 from mxbridge.results import ImageRef, Results
+from mxbridge.stains import StainVectors
 from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.cells import cells_of
-from mxbridge.workspaces.qupath.joined import refreshing
 from mxbridge.workspaces.qupath.last_read import LastRead
 from mxbridge.workspaces.qupath.ledger import Ledger
 from mxbridge.workspaces.qupath.lock import ProjectLock
+from mxbridge.workspaces.qupath.made import object_id
 from mxbridge.workspaces.qupath.pixels import open_pixels
 from mxbridge.workspaces.qupath.project import Entry, Project
 from mxbridge.workspaces.qupath.publication import Publication, refuse_links
 from mxbridge.workspaces.qupath.shown_maps import hide_maps, maps_are_shown, show_maps
+from mxbridge.workspaces.qupath.stain_vectors import stains_of
 from mxbridge.workspaces.qupath.uris import PathMap
+from mxbridge.workspaces.qupath.views import refreshing
 
 OWN_FOLDER = "mxbridge"
 """Folder inside a project for the lock, the record of what was published, and derived images."""
@@ -128,6 +131,24 @@ class QuPathWorkspace(Workspace):
             return Pulled(ref, image, None, image.warnings)
         found, warnings = self._cells(entry, cells, image)
         return Pulled(ref, image, found, (*image.warnings, *warnings))
+
+    def object_ids(self, ref: ImageRef, result_key: str, keys: Sequence[str]) -> Sequence[str]:
+        """UUIDs."""
+        entry_id = str(self._entry(ref).id)
+        return [object_id(result_key, entry_id, key) for key in keys]
+
+    def stain_vectors(self, ref: ImageRef) -> StainVectors | None:
+        """Those that QuPath shows for the image, its own defaults where nobody estimated them; None for images that have
+        none, and for stains without hematoxylin. Raises InputError where they are no colours."""
+        entry = self._entry(ref)
+        path = self._project.data_path(entry.id)
+        if not path.exists():
+            return None
+        try:
+            return stains_of(self._last.read(path)[0].stains)
+        except InputError as error:
+            error.message = f"{entry.name} ({path}): {error.message}"
+            raise
 
     def publish(self, results: Results) -> Published:
         """Write measurements, classes and objects into ``data.qpdata`` in one step; see :mod:`.publication`."""

@@ -27,6 +27,7 @@ from mxbridge.workspaces.qupath.javastream.pack import Ints, Pack
 from mxbridge.workspaces.qupath.javastream.packing import Packable
 from mxbridge.workspaces.qupath.javastream.reader import (
     JavaStream,
+    object_reader,
     read_stream,
     without_garbage_collection,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "Value",
     "decode_text",
     "encode_text",
+    "object_reader",
     "read_stream",
     "same_content",
     "without_garbage_collection",

@@ -10,7 +10,7 @@ import gc
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,7 +54,7 @@ from mxbridge.workspaces.qupath.javastream.nodes import (
     Value,
 )
 from mxbridge.workspaces.qupath.javastream.pack import FEW, Pack
-from mxbridge.workspaces.qupath.javastream.packing import PACKED, Entangled, Handles, Packable, Packing
+from mxbridge.workspaces.qupath.javastream.packing import PACKED, Entangled, Handles, OwnHandles, Packable, Packing
 from mxbridge.workspaces.qupath.javastream.shapes import HEIGHT
 from mxbridge.workspaces.qupath.javastream.text import decode_text, encode_text
 
@@ -123,6 +123,13 @@ def read_stream(data: bytes, packable: Packable | None = None, most_nodes: int |
         except Entangled:
             return read_stream(data, None, most_nodes)
     return JavaStream(items, reader.classes, pack, handles, reader.starts)
+
+
+def object_reader(data: bytes, handles: list[Item]) -> Callable[[int, int], JavaObject]:
+    """Makes nodes of objects in bytes that were put together from those of a stream: given the position of an object and
+    a handle above all that it refers to. handles: what the references lead to."""
+    reader = _Reader(data, 0, handles)
+    return lambda start, first_handle: reader.object_at(start, OwnHandles(handles, first_handle))
 
 
 @contextmanager

@@ -48,14 +48,25 @@ class OutlineLayout:
 
 
 @dataclass(frozen=True)
+class TextLayout:
+    """Where a text is: place of a reference to it, or of the characters of a UUID; or number of the segment it follows."""
+
+    reference: Place | None = None
+    uuid: Place | None = None
+    segment: int | None = None
+
+
+@dataclass(frozen=True)
 class Layout:
-    """id: where its 36 characters begin. keys: references to the keys of the metadata; id_key: which of them is that of the
-    id. texts: references to what must be texts. color, locked, path_class: references, or None where there is none."""
+    """id: where its 36 characters begin. keys: references to the keys of the metadata; values: what belongs to them; id_key:
+    which of them is that of the id. name: the object's own. texts: references to what must be texts. color, locked, path_class: references, or None where there is none."""
 
     kind: str
     id: Place
     keys: tuple[Place, ...]
+    values: tuple[TextLayout | None, ...]
     id_key: int
+    name: TextLayout | None
     texts: tuple[Place, ...]
     color: Place | None
     locked: Place | None
@@ -75,14 +86,21 @@ class Layout:
             raise LookupError
         if len(probability.data) != 8 or probability.long_form:
             raise LookupError
-        keys, id_key, identity, texts = _metadata(shape, metadata)
-        if isinstance(name, JavaString) and not shape.brings(name):
-            texts.append(shape.slots[0][0])
+        if not isinstance(name, JavaString | None):
+            raise LookupError
+        keys, values, id_key = _metadata(shape, metadata)
+        identity = values[id_key]
+        if identity is None or identity.uuid is None:
+            raise LookupError
+        called = _text(shape, name, shape.slots[0][0])
+        texts = (text.reference for text in (*values, called) if text is not None and text.reference is not None)
         return cls(
             kind,
-            identity,
+            identity.uuid,
             keys,
+            values,
             id_key,
+            called,
             tuple(texts),
             _reference(shape, color, 1),
             _reference(shape, _known(locked, "java.lang.Boolean"), LOCKED),
@@ -121,8 +139,8 @@ def _reference(shape: Shape, item: Item, slot: int) -> Place | None:
     return shape.slots[slot][0]
 
 
-def _metadata(shape: Shape, item: Item) -> tuple[tuple[Place, ...], int, Place, list[Place]]:
-    """Places of the keys, which of them is the id's, where the id is, and places of values that are references."""
+def _metadata(shape: Shape, item: Item) -> tuple[tuple[Place, ...], tuple[TextLayout | None, ...], int]:
+    """Places of the keys, where the values are, and which of them is the id."""
     stored = _known(item, d.METADATA)
     if not shape.brings(stored) or len(stored.annotations) != 3:
         raise LookupError
@@ -143,9 +161,19 @@ def _metadata(shape: Shape, item: Item) -> tuple[tuple[Place, ...], int, Place, 
     found = texts[id_key]
     if not isinstance(found, JavaString) or not shape.brings(found) or not is_uuid(found.text):
         raise LookupError
-    segment, offset = shape.place(texts, id_key)
-    shared = [shape.place(texts, k) for k, text in enumerate(texts) if text is not None and not shape.brings(text)]
-    return tuple(shape.place(names, k) for k in range(len(names))), id_key, (segment, offset + 3), shared
+    told = tuple(_text(shape, text, shape.place(texts, k)) for k, text in enumerate(texts))
+    return tuple(shape.place(names, k) for k in range(len(names))), told, id_key
+
+
+def _text(shape: Shape, item: Item, place: Place) -> TextLayout | None:
+    if item is None:
+        return None
+    if not shape.brings(item):
+        return TextLayout(reference=place)
+    try:
+        return TextLayout(segment=shape.data_of(item))
+    except KeyError:  # a UUID: its characters stand among what is the same in all, behind a tag and a length
+        return TextLayout(uuid=(place[0], place[1] + 3))
 
 
 def _list(shape: Shape, item: Item) -> ListLayout | None:

@@ -99,6 +99,25 @@ class ObjectTable:
         out[at] = self.packed.with_key(rows, key)
         return out
 
+    def metadata(self, which: Ints, key: str) -> list[str | None]:
+        """What each has under this key in its metadata; None where it has no such key."""
+        return self._told(which, lambda item: item.metadata.get(key), lambda rows: self.packed.metadata(rows, key))
+
+    def names(self, which: Ints) -> list[str | None]:
+        """The name of each object itself."""
+        return self._told(which, lambda item: item.name, self.packed.names)
+
+    def _told(
+        self, which: Ints, of_object: Callable[[PathObject], str | None], of_rows: Callable[[Ints], list[str | None]]
+    ) -> list[str | None]:
+        loose, at, rows = self.split(which)
+        out: list[str | None] = [None] * len(which)
+        for k, told in zip(at.tolist(), of_rows(rows), strict=True):
+            out[k] = told
+        for k, item in loose:
+            out[k] = of_object(item)
+        return out
+
     def _class_nodes(self, which: Ints) -> list[JavaObject | None]:
         out: list[JavaObject | None] = [None] * len(which)
         loose, at, rows = self.split(which)

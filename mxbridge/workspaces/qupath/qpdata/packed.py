@@ -23,7 +23,14 @@ from mxbridge.workspaces.qupath.javastream.pack import in_use
 from mxbridge.workspaces.qupath.qpdata import descriptors as d
 from mxbridge.workspaces.qupath.qpdata.classes import PathClasses
 from mxbridge.workspaces.qupath.qpdata.jdk import integer, required_text, text
-from mxbridge.workspaces.qupath.qpdata.layout import MEASUREMENTS, PATH_CLASS, Layout, ListLayout, OutlineLayout
+from mxbridge.workspaces.qupath.qpdata.layout import (
+    MEASUREMENTS,
+    PATH_CLASS,
+    Layout,
+    ListLayout,
+    OutlineLayout,
+    TextLayout,
+)
 from mxbridge.workspaces.qupath.qpdata.measurements import (
     Edit,
     MeasurementLists,
@@ -181,6 +188,45 @@ class PackedObjects:
                     if text(self.pack.handles[handle]) == key:
                         out[which[having]] = True
         return out
+
+    def metadata(self, rows: Ints, key: str) -> list[str | None]:
+        """What each has under this key in its metadata."""
+        out: list[str | None] = [None] * len(rows)
+        for shape, which in self.pack.by_shape(rows):
+            layout = self._layouts[shape.number]
+            for place, value in zip(layout.keys, layout.values, strict=True):
+                for handle, having in groups(self.pack.targets(shape, rows[which], place)):
+                    if text(self.pack.handles[handle]) == key:
+                        found = self._texts(shape, rows[which[having]], value)
+                        for k, told in zip(which[having].tolist(), found, strict=True):
+                            out[k] = told
+        return out
+
+    def names(self, rows: Ints) -> list[str | None]:
+        """The name of each object itself."""
+        out: list[str | None] = [None] * len(rows)
+        for shape, which in self.pack.by_shape(rows):
+            found = self._texts(shape, rows[which], self._layouts[shape.number].name)
+            for k, told in zip(which.tolist(), found, strict=True):
+                out[k] = told
+        return out
+
+    def _texts(self, shape: Shape, rows: Ints, at: TextLayout | None) -> Sequence[str | None]:
+        if at is None:
+            return [None] * len(rows)
+        if at.reference is not None:
+            out: list[str | None] = [None] * len(rows)
+            for handle, which in groups(self.pack.targets(shape, rows, at.reference)):
+                told = text(self.pack.handles[handle])
+                for k in which.tolist():
+                    out[k] = told
+            return out
+        if at.uuid is not None:
+            begin, counts = self.pack.positions(shape, rows, at.uuid), np.full(len(rows), _ID_SIZE)
+        else:
+            begin, counts = self.pack.data_of(shape, rows, at.segment or 0)
+        data = self.pack.data
+        return [data[a : a + n].decode("ascii") for a, n in zip(begin.tolist(), counts.tolist(), strict=True)]
 
     def class_nodes(self, rows: Ints) -> tuple[list[JavaObject | None], NDArray[np.int32]]:
         """The classes in use, and which of them each object has."""

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mxbridge.errors import Unsupported
-from mxbridge.workspaces.qupath.javastream import Block, Item, JavaArray, JavaObject, Rows, StreamError
+from mxbridge.workspaces.qupath.javastream import Block, Item, JavaArray, JavaObject, Pack, Rows, StreamError
+from mxbridge.workspaces.qupath.javastream.pack import ROWS_AT_ONCE
 from mxbridge.workspaces.qupath.qpdata import descriptors as d
 from mxbridge.workspaces.qupath.qpdata.classes import PathClasses, class_color
 from mxbridge.workspaces.qupath.qpdata.jdk import block_ints, boxed, integer, object_array, required_text, text
@@ -189,6 +190,14 @@ class PathObject:
         self._items[self._count_at] = Block(struct.pack(">i", self._count() + 1))
         self.members.append(child)
         self._end += 1
+
+    def append_rows(self, pack: Pack) -> None:
+        """Add all objects of a pack that is nobody else's, last among the children."""
+        rows = [Rows(pack, k, min(k + ROWS_AT_ONCE, len(pack)), self._items) for k in range(0, len(pack), ROWS_AT_ONCE)]
+        self._items[self._end : self._end] = rows
+        self._items[self._count_at] = Block(struct.pack(">i", self._count() + len(pack)))
+        self.members += rows
+        self._end += len(rows)
 
     def _tail(self, offset: int) -> Item:
         """An item after the children: 0 the class, 1 the ROI."""
