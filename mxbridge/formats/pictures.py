@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mxbridge.errors import Unsupported
+from mxbridge.errors import BrokenFile, Unsupported
 from mxbridge.formats.pixels import FromArray, file_identity, reading
 from mxbridge.formats.tiff_metadata import RGB_CHANNELS
 from mxbridge.image import Channel, LocalImage
@@ -42,6 +42,7 @@ def read_picture(path: Path, *, indices: bool) -> tuple[np.ndarray, list[str]]:
     """Pixels ``(c, y, x)`` as stored, and warnings. indices: of a picture with a palette, the indices, not the colours."""
     from PIL import Image
 
+    notes: list[str] = []
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about large pictures; the limit below is ours
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -53,9 +54,31 @@ def read_picture(path: Path, *, indices: bool) -> tuple[np.ndarray, list[str]]:
                         hint="Convert it to a tiled OME-TIFF",
                     )
                 mode = picture.mode
+                if mode in ("P", "PA") and not (indices and mode == "P"):
+                    notes.append(f"{path.name}: the colours of its palette were filled in")
+                    if mode == "PA" or "transparency" in picture.info:
+                        notes.append(f"{path.name}: its alpha channel was left out")
                 if mode in ("P", "PA", "CMYK", "YCbCr") and not (indices and mode == "P"):
                     picture = picture.convert("RGB")
-                pixels = np.asarray(picture)
+                deep = mode in ("RGB", "RGBA") and not indices and _has_16_bits(path)
+                pixels = _of_16_bits(path) if deep else np.asarray(picture)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0), []
+    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0), notes
+
+
+def _has_16_bits(path: Path) -> bool:
+    """Whether a PNG has 16 bits per colour, of which Pillow would keep the upper 8."""
+    with path.open("rb") as stream:
+        start = stream.read(25)
+    return start.startswith(b"\x89PNG") and start[24] == 16
+
+
+def _of_16_bits(path: Path) -> np.ndarray:
+    """``(y, x, samples)`` uint16."""
+    import imagecodecs
+
+    try:
+        return np.asarray(imagecodecs.png_decode(path.read_bytes()))
+    except RuntimeError as error:  # imagecodecs raises its own kind of it
+        raise BrokenFile(path, f"not a readable PNG ({error})") from error

@@ -15,7 +15,7 @@ from mxbridge.formats import ome_xml
 from mxbridge.formats.pixels import Level, choose_plane, coarser_levels, file_identity, missing, reading
 from mxbridge.formats.tiff_levels import ContiguousLevel, PageLevel
 from mxbridge.formats.tiff_metadata import RGB_CHANNELS, TiffFacts, facts_of
-from mxbridge.formats.tiff_structure import check_structure
+from mxbridge.formats.tiff_structure import TIFF_STARTS, check_structure
 from mxbridge.image import Box, Channel, LocalImage
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what matters becomes an error or a warning of ours
@@ -215,6 +215,22 @@ class _FirstThree(Level):
 
     def read(self, channels: range, box: Box) -> np.ndarray:
         return self._level.read(channels, box)
+
+
+def palette_of(path: Path) -> np.ndarray | None:
+    """Colours uint8 ``(3, n)`` of the numbers in a TIFF with a palette; None of any other file, and where the palette is
+    ImageJ's, which stores there how a channel was last shown."""
+    if not path.is_file():
+        return None
+    with reading(path):
+        with path.open("rb") as stream:
+            if not stream.read(16).startswith(TIFF_STARTS):
+                return None
+        with tifffile.TiffFile(path, _multifile=False) as tiff:
+            page = tiff.pages.first
+            if page.photometric != tifffile.PHOTOMETRIC.PALETTE or page.colormap is None or tiff.is_imagej:
+                return None
+            return (np.asarray(page.colormap) >> 8).astype(np.uint8)
 
 
 def image_stem(path: Path) -> str:

@@ -38,6 +38,8 @@ CPU_TILE_OF_PARTS, CPU_LAYER_BYTES_OF_PARTS = 1536, 300 * 1024**2
 """For networks that compute only the wanted part of a tile on CPUs: they hold fewer layers at once, and can take larger tiles.
 Measured with MAXIM's, width 32, 6 inputs, one thread of a busy machine: CPU µs per pixel of a core and peak memory in MB are
 4.3 and 620 at 1024, 3.7 and 770 at 1280, 3.6 and 990 at 1536, 3.7 and 1520 at 2048."""
+CUDA_WINDOWS, WINDOW_PLANES = 16, 64
+"""Windows of fixed size per forward pass on a GPU, and how many planes of a window's size the widest layer of such networks has."""
 ONE_TILE = 1.3
 """An image with this many times the pixels of a default tile is one tile: no halo, for as much more memory."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -62,6 +64,13 @@ class TiledNetwork(Protocol):
 
     def __call__(self, x: Tensor, /) -> Tensor: ...
     def to(self, *args: Any, **options: Any) -> Any: ...
+
+
+class WindowNetworks(Protocol):
+    """Networks that look at windows of one size, each on its own, and make several images of them."""
+
+    def to(self, device: torch.device) -> Any: ...
+    def __call__(self, windows: Tensor) -> dict[str, Tensor]: ...
 
 
 @dataclass
@@ -100,13 +109,17 @@ class Engine:
 
     def prepare(self, network: TiledNetwork) -> None:
         """Move the network to the device, once per run."""
+        self._settle()
+        network.to(device=self.torch_device, memory_format=network.memory_format)
+
+    def _settle(self) -> None:
+        """Make a GPU repeat its numbers."""
         if self.torch_device.type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True  # a resumed run must end bit for bit as one that was not stopped
             if self.precision in ("auto", "fp32"):
                 torch.backends.cuda.matmul.allow_tf32 = False
                 torch.backends.cudnn.allow_tf32 = False
-        network.to(device=self.torch_device, memory_format=network.memory_format)
 
     def grid(self, network: TiledNetwork, shape: tuple[int, int], full_pixels: float = 1.0, *, padded: int = 1) -> Grid:
         """The tiles of an image of ``shape`` (y, x) at the model's scale. Raises UsageError when --tile is too small.
@@ -144,6 +157,58 @@ class Engine:
         need = LAYERS_ALIVE * 4 * max(network.width, network.in_channels) * side**2
         total = torch.cuda.get_device_properties(self.torch_device).total_memory
         return int(max(1, min(64, 0.5 * total // need)))
+
+    def prepare_windows(self, networks: WindowNetworks) -> Any:
+        """The same networks on the device, once per run."""
+        self._settle()
+        return networks.to(self.torch_device)
+
+    def window_batch(self, side: int) -> int:
+        """Windows of ``side`` pixels per forward pass; depends on the machine, not on what is free just now."""
+        if self.batch:
+            return self.batch
+        if self.torch_device.type != "cuda":
+            return 1
+        total = torch.cuda.get_device_properties(self.torch_device).total_memory
+        return int(max(1, min(CUDA_WINDOWS, 0.5 * total // (LAYERS_ALIVE * 4 * WINDOW_PLANES * side**2))))
+
+    def windows(self, networks: WindowNetworks, inputs: Tensor) -> dict[str, Tensor]:
+        """``(n, c, side, side)`` windows on the device -> every image of them, ``(n, 3, side, side)`` float32.
+
+        A batch that does not fit the memory is halved; raises InputError when one window does not fit.
+        """
+        parts: list[dict[str, Tensor]] = []
+        first = 0
+        while first < len(inputs):
+            count = min(len(inputs) - first, self._batch_limit or len(inputs))
+            try:
+                with torch.inference_mode(), self._autocast():
+                    found = networks(inputs[first : first + count])
+                parts.append({name: image.to(torch.float32) for name, image in found.items()})
+                first += count
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if count == 1:
+                    raise InputError(
+                        "one window does not fit into the memory", hint="Close other programs or use another --device"
+                    ) from error
+                self._batch_limit = count // 2
+                self.step_back(f"batch {count} -> {self._batch_limit}")
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def frozen(self, networks: Any, sample: Tensor) -> Any:
+        """Networks whose statistics are those of a ``sample`` ``(n, c, side, side)``; they are used up. Raises InputError."""
+        try:
+            with torch.inference_mode():
+                return networks.frozen(sample.to(self.torch_device))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"a sample of {len(sample)} windows does not fit into the memory",
+                hint="Use another --device, or --statistics window",
+            ) from error
 
     def predict(self, network: TiledNetwork, inputs: Tensor, core: Box, views: Sequence[View] = (IDENTITY,)) -> Tensor:
         """``(n, c, y, x)`` tiles on the device -> ``(n, view, out, y, x)`` float32 of their cores, turned back.

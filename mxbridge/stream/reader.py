@@ -67,15 +67,7 @@ class LevelReader:
 
     def pixels(self, box: Box) -> NDArray[Any]:
         """Stored numbers ``(channels, y, x)`` of ``box`` at the level read, in native byte order. Raises InputError."""
-        block = self.image.levels[self.level][self.channels, box.y0 : box.y1, box.x0 : box.x1]
-        try:
-            raw = computed(block)
-        except MxbridgeError:
-            raise
-        except (OSError, ValueError, RuntimeError, KeyError, IndexError, EOFError) as error:
-            where = self.image.files[0] if self.image.files else self.image.name
-            raise BrokenFile(where, f"pixels {tuple(box)} of level {self.level} cannot be read ({error})") from error
-        return np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("="), copy=False))
+        return level_pixels(self.image, self.level, self.channels, box)
 
     def level_taps(self, seen: Box) -> tuple[Taps, Taps]:
         """From pixels of the level read to model pixels."""
@@ -157,6 +149,19 @@ class TileReader(LevelReader):
         if self.cells is not None:
             per_model_pixel += LABEL_BYTES / _per_pixel(self.field, (1.0, 1.0))
         return int(min(2 * workers, max(1, queue_bytes // max(1.0, pixels**2 * per_model_pixel))))
+
+
+def level_pixels(image: LocalImage, level: int, channels: list[int], box: Box) -> NDArray[Any]:
+    """Stored numbers ``(channels, y, x)`` of ``box`` at a level, in native byte order. Raises InputError."""
+    block = image.levels[level][channels, box.y0 : box.y1, box.x0 : box.x1]
+    try:
+        raw = computed(block)
+    except MxbridgeError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError, EOFError) as error:
+        where = image.files[0] if image.files else image.name
+        raise BrokenFile(where, f"pixels {tuple(box)} of level {level} cannot be read ({error})") from error
+    return np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("="), copy=False))
 
 
 def best_level(image: LocalImage, field: Field) -> int:
