@@ -2,9 +2,11 @@
 
 - ``demo``: small, embedded, trained on simulated tissue; it measures as ``NimbusDemo`` and never poses as Nimbus.
 - ``nimbus``: the official weights, from their public hub; not here until fetched or added.
-- any other name: a file that the user added.
+- ``deepliif``: the official model folder of DeepLIIF, which people download and add themselves.
+- ``deconvolution``: stain vectors and thresholds for ``mxbridge translate``; needs no weights.
+- any other name: a file or a model folder that the user added.
 
-Every file is known by its sha256. What came from the network is pinned on first use: another content under the same name
+Every file is known by its sha256, a folder by that of its files' names and sha256. What came from the network is pinned on first use: another content under the same name
 is refused later. Nothing is unpickled: files are opened by the system's own safe loader before they are taken in.
 Importing this module is cheap; torch is loaded only where a file is validated.
 """
@@ -28,7 +30,9 @@ from typing import Any, Literal
 
 from mxbridge.errors import ModelError, UsageError
 from mxbridge.formats.atomic import output_error, write_atomically
+from mxbridge.models import deepliif_files
 from mxbridge.models.card import ModelCard, read_card
+from mxbridge.models.translators import DECONVOLUTION
 
 DEMO = "demo"
 OFFICIAL = "nimbus"
@@ -42,6 +46,18 @@ OFFICIAL_CARD = ModelCard(
     training_data="Pan-Multiplex (its authors' data set)",
     licence="see the hub page",
 )
+
+DEEPLIIF = "deepliif"
+DECONVOLUTION_CARD = ModelCard(
+    name="Deconvolution",
+    system=DECONVOLUTION,
+    um_per_px=0.5,
+    channels=("RGB",),
+    description="Nuclei and positivity by stain vectors and thresholds: the baseline that needs no weights",
+    licence="part of mxbridge",
+)
+BUILT_IN = (DEMO, DECONVOLUTION)
+"""Names that are always there and cannot be given to anything else."""
 
 LONG_TABLES = ("linear_start", "validation")
 """Of a card; thousands of numbers that say nothing to people."""
@@ -82,7 +98,7 @@ class Entry:
 
     known_as: str
     measures_as: str
-    source: Literal["embedded", "fetched", "added", "not here"]
+    source: Literal["embedded", "built in", "fetched", "added", "not here"]
     path: Path | None
     sha256: str | None
     um_per_px: float
@@ -106,50 +122,34 @@ def list_models() -> list[Entry]:
     records = _read_records()["models"]
     demo = _demo_card()
     entries = [
-        Entry(
-            DEMO,
-            demo.name,
-            "embedded",
-            EMBEDDED,
-            demo.sha256,
-            demo.um_per_px,
-            demo.licence,
-            demo.description,
-            demo.system,
-        )
+        _entry(DEMO, demo, "embedded", EMBEDDED, demo.sha256),
+        _entry(DECONVOLUTION, DECONVOLUTION_CARD, "built in"),
     ]
-    if OFFICIAL not in records:
-        card = OFFICIAL_CARD
-        entries.append(
-            Entry(
-                OFFICIAL, card.name, "not here", None, None, card.um_per_px, card.licence, card.description, card.system
-            )
-        )
+    for known_as, card in ((OFFICIAL, OFFICIAL_CARD), (DEEPLIIF, deepliif_files.CARD)):
+        if known_as not in records:
+            entries.append(_entry(known_as, card, "not here"))
     for known_as in sorted(records, key=lambda n: (n != OFFICIAL, n)):
         record, path = records[known_as], models_home() / records[known_as]["file"]
-        card = _card_of(path, known_as)
         source: Literal["fetched", "added"] = "fetched" if str(record["source"]).startswith("http") else "added"
-        entries.append(
-            Entry(
-                known_as,
-                card.name,
-                source,
-                path,
-                record["sha256"],
-                card.um_per_px,
-                card.licence,
-                card.description,
-                card.system,
-            )
-        )
+        entries.append(_entry(known_as, _card_of(path, known_as), source, path, record["sha256"]))
     return entries
+
+
+def _entry(
+    known_as: str,
+    card: ModelCard,
+    source: Literal["embedded", "built in", "fetched", "added", "not here"],
+    path: Path | None = None,
+    sha256: str | None = None,
+) -> Entry:
+    return Entry(known_as, card.name, source, path, sha256, card.um_per_px, card.licence, card.description, card.system)
 
 
 def show(known_as: str) -> dict[str, Any]:
     """What people want to know of one entry, ready for JSON; long tables of numbers by their headings. Raises ModelError for a name that is not there."""
     for entry in list_models():
         if entry.known_as == known_as:
-            card = _card_of(entry.path, known_as) if entry.path else OFFICIAL_CARD
+            card = _card_of(entry.path, known_as)
             record = _read_records()["models"].get(known_as, {})
             where = {"path": str(entry.path) if entry.path else None, "source": entry.source}
             facts = asdict(card) | {name: _in_short(table) for name in LONG_TABLES if (table := getattr(card, name))}
@@ -162,25 +162,32 @@ def _in_short(table: Mapping[str, Any]) -> str:
 
 
 def add(file: Path, name: str | None = None) -> ModelFile:
-    """Take a weights file in: opened safely, checked to be the network its card names, copied, its sha256 recorded.
+    """Take a weights file or a model folder in: opened safely, checked to be what its card names, copied, its sha256 recorded.
 
-    ``name`` defaults to ``nimbus`` for an official file name (``V<digits>.pt``), else to the file's stem. A card beside the
-    file comes along. Raises ModelError (no such file, not weights, would run code, name taken) and OutputError.
+    ``name`` defaults to ``nimbus`` for an official file name (``V<digits>.pt``), else to the stem of the file or the name of the
+    folder. A card beside the file comes along; of a folder only the model's own files. Raises ModelError (no such file, not weights, would run code, name taken) and OutputError.
     """
     given = by_path(Path(file))
     file = given.path
     if name is None:
-        name = OFFICIAL if OFFICIAL_FILE.fullmatch(file.name) else file.stem
-    if not _NAME.fullmatch(name) or name == DEMO:
+        name = OFFICIAL if OFFICIAL_FILE.fullmatch(file.name) else file.absolute().stem
+    if not _NAME.fullmatch(name) or name in BUILT_IN:
         raise UsageError(
             f"{name!r} cannot be the name of a model",
-            hint="Use letters, digits, - and _ (but not `demo`): --name my-model",
+            hint=f"Use letters, digits, - and _ (but not {' or '.join(BUILT_IN)}): --name my-model",
         )
     with _locked_records() as records:
         there = records["models"].get(name)
         if there is not None and there["sha256"] != given.sha256:
             raise ModelError(f"a model called {name!r} is there already", hint="Give another name with --name")
-        open_model(given)
+        opened = open_model(given)
+        if deepliif_files.is_deepliif(file):
+            opened.check()
+            folder = deepliif_files.read_folder(file)
+            for one in folder.files:
+                _copy(one, models_home() / name / one.name)
+            _record(records, name, models_home() / name, given.sha256, source=str(file.absolute()))
+            return ModelFile(models_home() / name, given.name, given.sha256, given.card, name)
         target = models_home() / name / file.name
         _copy(file, target)
         if (beside := file.with_suffix(".json")).is_file() and read_card(file) is not None:
@@ -197,6 +204,8 @@ def fetch(name: str = OFFICIAL, *, say: Callable[[str], None] = lambda _: None) 
     """
     if name == DEMO:
         return resolve(DEMO)
+    if name == DEEPLIIF:
+        raise ModelError("the official DeepLIIF weights are not fetched by mxbridge", hint=deepliif_files.HOW_TO_GET)
     if name != OFFICIAL:
         raise _unknown(name)
     home = models_home()
@@ -228,7 +237,7 @@ def fetch(name: str = OFFICIAL, *, say: Callable[[str], None] = lambda _: None) 
 
 
 def resolve(name_or_path: str | Path | None = None) -> ModelFile:
-    """The file that a name, a path or a folder with one weights file means; None means the official weights.
+    """The file or model folder that a name or a path means (a folder with one file means the file); None: the official weights.
 
     Raises ModelError when it is not here, or no longer the file that was recorded.
     """
@@ -240,13 +249,22 @@ def resolve(name_or_path: str | Path | None = None) -> ModelFile:
         return _recorded(wanted, models_home() / record["file"], record["sha256"])
     if wanted == OFFICIAL and not Path(wanted).exists():
         raise ModelError("the official Nimbus weights are not here", hint=NO_OFFICIAL_HINT)
+    if wanted == DEEPLIIF and not Path(wanted).exists():
+        raise ModelError("the official DeepLIIF weights are not here", hint=deepliif_files.HOW_TO_GET)
+    if wanted == DECONVOLUTION and not Path(wanted).exists():
+        raise ModelError(f"{DECONVOLUTION} has no weights", hint="It is a model of `mxbridge translate`")
     if Path(wanted).exists() or wanted.endswith(SUFFIXES) or os.sep in wanted:
         return by_path(Path(wanted))
     raise _unknown(wanted)
 
 
 def by_path(path: Path) -> ModelFile:
-    """A weights file, or a folder that holds one (of several ``V<digits>.pt`` the highest). Raises ModelError."""
+    """A weights file, a folder that holds one (of several ``V<digits>.pt`` the highest), or the folder of a published model
+    of many files. Raises ModelError."""
+    if path.exists() and deepliif_files.is_deepliif(path):
+        folder = deepliif_files.read_folder(path)
+        digest = deepliif_files.digest(folder)
+        return ModelFile(path, folder.card.name, digest, replace(folder.card, sha256=digest))
     if path.is_dir():
         inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
         official = [p for p in inside if OFFICIAL_FILE.fullmatch(p.name)]
@@ -282,9 +300,12 @@ def sha256_of(path: Path) -> str:
 
 
 def _recorded(known_as: str, path: Path, recorded: str | None) -> ModelFile:
-    if not path.is_file():
+    if path.is_dir():
+        digest = deepliif_files.digest(deepliif_files.read_folder(path))
+    elif path.is_file():
+        digest = sha256_of(path)
+    else:
         raise ModelError(f"the weights of {known_as!r} are gone ({path})", hint="Add or fetch them again")
-    digest = sha256_of(path)
     _check_digest(path, digest, recorded, "recorded when it came")
     card = _card_of(path, known_as)
     return ModelFile(path, card.name, digest, replace(card, sha256=digest), known_as)
@@ -297,10 +318,14 @@ def _check_digest(path: Path, digest: str, expected: str | None, says: str) -> N
 
 def _card_of(path: Path | None, known_as: str) -> ModelCard:
     """The card of a catalogue entry; a file that is gone or without a card has the plain one."""
+    if known_as == DECONVOLUTION:
+        return DECONVOLUTION_CARD
+    if path is not None and path.is_dir():
+        return deepliif_files.read_folder(path).card
     card = read_card(path) if path is not None and path.is_file() else None
     if card is not None:
         return card
-    return OFFICIAL_CARD if known_as == OFFICIAL else ModelCard()
+    return {OFFICIAL: OFFICIAL_CARD, DEEPLIIF: deepliif_files.CARD}.get(known_as, ModelCard())
 
 
 def _demo_card() -> ModelCard:
@@ -313,7 +338,7 @@ def _demo_card() -> ModelCard:
 
 
 def _unknown(wanted: str) -> ModelError:
-    names = dict.fromkeys([DEMO, OFFICIAL, *sorted(_read_records()["models"])])
+    names = dict.fromkeys([*BUILT_IN, OFFICIAL, DEEPLIIF, *sorted(_read_records()["models"])])
     return ModelError(f"no model {wanted!r}", hint=f"There is: {', '.join(names)}; or give a weights file")
 
 

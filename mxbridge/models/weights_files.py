@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mxbridge.errors import ModelError
+from mxbridge.models.torchscript_files import is_torchscript, read_torchscript
 
 LARGEST_WEIGHTS = 4 * 1024**3
 
@@ -51,6 +52,8 @@ def _read_torch(path: Path) -> Any:
             with zipfile.ZipFile(path) as entries:
                 if sum(entry.file_size for entry in entries.infolist()) > LARGEST_WEIGHTS:
                     raise ModelError(f"{path}: would unpack to more than {LARGEST_WEIGHTS >> 30} GiB")
+            if is_torchscript(path):
+                return read_torchscript(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
             return torch.load(path, map_location="cpu", weights_only=True)

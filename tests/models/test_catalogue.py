@@ -205,7 +205,7 @@ def test_names_that_cannot_be(tmp_path, name, home):
 def test_unknown_names_list_what_there_is(tmp_path):
     catalogue.add(weights(tmp_path / "mine.pt"))
     for ask in (catalogue.resolve, catalogue.show, catalogue.fetch):
-        with pytest.raises(ModelError, match="demo, nimbus, mine"):
+        with pytest.raises(ModelError, match="demo, deconvolution, nimbus, deepliif, mine"):
             ask("yours")
     with pytest.raises(ModelError, match="no weights file"):
         catalogue.resolve(tmp_path / "absent.pt")
@@ -239,7 +239,7 @@ def test_weights_that_would_run_code(tmp_path, home):
         assert raised.value.exit_code == 5 and "\n" not in str(raised.value)
         assert not mark.exists(), bomb
         assert not any(p.suffix in catalogue.SUFFIXES for p in home.rglob("*"))
-    assert [e.known_as for e in catalogue.list_models()] == ["demo", "nimbus"]
+    assert [e.known_as for e in catalogue.list_models()] == ["demo", "deconvolution", "nimbus", "deepliif"]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_fetch_takes_the_highest_number_and_pins_it(hub, home):
     pins = json.loads((home / "catalogue.json").read_text())["pins"]
     assert pins == {f"{catalogue.HUB_REPOSITORY}/V10.pt": fetched.sha256}
     assert catalogue.resolve() == fetched
-    assert [e.source for e in catalogue.list_models()] == ["embedded", "fetched"]
+    assert [e.source for e in catalogue.list_models()] == ["embedded", "built in", "not here", "fetched"]
     assert not list(home.glob("download-*"))
 
 
