@@ -10,15 +10,19 @@ from mxbridge.errors import ModelError
 from mxbridge.models import catalogue
 from mxbridge.models.maxim import Maxim
 from mxbridge.models.nimbus import Nimbus
+from mxbridge.models.translators import Translator
 from mxbridge.progress import SILENT, Progress
 from mxbridge.stream.engine import Engine
 from mxbridge.tasks import impute as _impute
 from mxbridge.tasks import score as _score
+from mxbridge.tasks import translate as _translate
 from mxbridge.tasks.over_images import Finished
+from mxbridge.tasks.translating import opening
+from mxbridge.tasks.translating.options import TranslateOptions
 from mxbridge.workspaces import open_workspace
 from mxbridge.workspaces.base import Workspace
 
-__all__ = ["impute", "load_model", "open_workspace", "score"]
+__all__ = ["impute", "load_model", "open_workspace", "rescore", "score", "translate"]
 
 
 def load_model(name_or_path: str | Path) -> Nimbus | Maxim:
@@ -107,6 +111,79 @@ def impute(
         engine or Engine(),
         _impute.ImputeOptions(markers=_names(markers), **options),
         images=_names(images),
+        out=None if out is None else Path(out),
+        publish=publish,
+        resume=resume,
+        progress=progress,
+    )
+    finished.raise_for_errors()
+    return finished
+
+
+def translate(
+    workspace: Workspace | str | Path,
+    model: Translator | str | Path | None = None,
+    *,
+    images: str | Sequence[str] = (),
+    engine: Engine | None = None,
+    out: str | Path | None = None,
+    publish: bool = True,
+    resume: bool = True,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Finished:
+    """Inferred images, nuclei and scores of brightfield slides; ``options`` are those of
+    :class:`mxbridge.tasks.translating.options.TranslateOptions`.
+
+    model: ``deepliif``, ``deconvolution``, a folder of official files, or one that is open; None takes the workspace's own.
+    Raises MxbridgeError, also when single images failed (the others are done then).
+    """
+    if not isinstance(workspace, Workspace):
+        workspace = open_workspace(workspace)
+    if "inside" in options:
+        options["inside"] = _names(options["inside"])
+    chosen = TranslateOptions.given(options)
+    finished = _translate.translate(
+        workspace,
+        opening.networks(workspace, model, engine or Engine(), chosen, reuse=resume),
+        chosen,
+        images=_names(images),
+        out=None if out is None else Path(out),
+        publish=publish,
+        resume=resume,
+        progress=progress,
+    )
+    finished.raise_for_errors()
+    return finished
+
+
+def rescore(
+    run: str | Path,
+    *,
+    workspace: Workspace | str | Path | None = None,
+    images: str | Sequence[str] = (),
+    out: str | Path | None = None,
+    publish: bool = True,
+    resume: bool = True,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Finished:
+    """Nuclei and scores of an earlier :func:`translate` again, without networks; ``options`` that are not given are as there.
+
+    run: its folder. workspace: where its images are, if not where they were. Raises MxbridgeError.
+    """
+    if "inside" in options:
+        options["inside"] = _names(options["inside"])
+    source, chosen = opening.rescored(Path(run), options)
+    if workspace is None:
+        workspace = opening.place_of(source.run)
+    elif not isinstance(workspace, Workspace):
+        workspace = open_workspace(workspace)
+    finished = _translate.translate(
+        workspace,
+        source,
+        chosen,
+        images=_names(images) or source.images,
         out=None if out is None else Path(out),
         publish=publish,
         resume=resume,

@@ -23,6 +23,7 @@ from mxbridge.cli import (
     qupath,
     score,
     train,
+    translate,
 )
 from mxbridge.cli.process import finish_process, prepare_process
 from mxbridge.errors import Interrupted, MxbridgeError, UsageError
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.command("score")(score.score)
 app.command("impute")(impute.impute)
+app.command("translate")(translate.translate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("qc")(qc.qc)

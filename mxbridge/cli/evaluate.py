@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mxbridge.cli import console, options
+from mxbridge.cli import console, evaluate_segmentation, options
 from mxbridge.cli.sources import open_source
 from mxbridge.errors import UsageError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COMPARING = "Comparing"
 COMPAT = "Published program"
+SEGMENTATION = "Segmentation"
 
 
 def evaluate(
@@ -31,7 +32,7 @@ def evaluate(
     path_map: options.PathMap = None,
     panel: options.Panel = None,
     task: Annotated[
-        str, typer.Option("--task", help="What is evaluated: imputation", rich_help_panel=COMPARING)
+        str, typer.Option("--task", help="What is evaluated: imputation or segmentation", rich_help_panel=COMPARING)
     ] = "imputation",
     marker: Annotated[
         str | None,
@@ -101,6 +102,30 @@ def evaluate(
         str | None,
         typer.Option("--inputs", help="Input markers of a checkpoint without card, in order", rich_help_panel=COMPAT),
     ] = None,
+    truth: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--truth",
+            help="Class images (red positive, blue negative, green border) or GeoJSON, found by name; repeatable",
+            rich_help_panel=SEGMENTATION,
+        ),
+    ] = None,
+    channels_truth: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--channels-truth",
+            help="Pictures of measured channels, called as the inferred ones; repeatable",
+            rich_help_panel=SEGMENTATION,
+        ),
+    ] = None,
+    radius: Annotated[
+        float | None,
+        typer.Option(
+            "--radius",
+            help="µm within which a nucleus counts as found, with --um-per-px (else 10 pixels)",
+            rich_help_panel=SEGMENTATION,
+        ),
+    ] = None,
     model: Annotated[
         list[str] | None, typer.Option("--model", help="Imputation model; repeatable", rich_help_panel=options.MODEL)
     ] = None,
@@ -115,19 +140,21 @@ def evaluate(
     verbose: options.Verbose = False,
     progress: options.ProgressOption = options.ProgressKind.text,
 ) -> None:
-    """Impute markers that were measured, and say how close it comes: pixels, cells, beside simple baselines."""
-    if npy is not None and (project or files or labels or path_map or plane or stretched_labels):
-        raise UsageError("--npy is a source of its own", hint="Leave --project, --files and their options out")
-    if npy is None and npy_panel is not None:
-        raise UsageError("--npy-panel goes with --npy")
-    if npy is None and compat is None and compat_split is not None:
-        raise UsageError("--compat-split goes with --npy or --compat maxim")
-    split = "test" if compat_split is None else compat_split
-    if npy is not None:
-        from mxbridge.workspaces.npy_panels import NpyWorkspace
+    """Say how close outputs come to truth: imputed markers beside simple baselines, or segmented nuclei and their scores.
 
-        workspace: Workspace = NpyWorkspace(npy, options.names("--npy-panel", npy_panel), split, um_per_px=um_per_px)
-    else:
+    --task segmentation: --files names class images, raw segmentation images, folders of them, or run folders of translate.
+    """
+    if task == "segmentation":
+        evaluate_segmentation.run_segmentation(dict(locals()))
+        return
+    if truth or channels_truth or radius is not None:
+        raise UsageError("--truth, --channels-truth and --radius go with --task segmentation")
+    split = "test" if compat_split is None else compat_split
+    if npy is None:
+        if npy_panel is not None:
+            raise UsageError("--npy-panel goes with --npy")
+        if compat is None and compat_split is not None:
+            raise UsageError("--compat-split goes with --npy or --compat maxim")
         workspace = open_source(
             project=project,
             files=files,
@@ -137,6 +164,10 @@ def evaluate(
             stretched_labels=stretched_labels,
             plane=plane,
         )
+    elif project or files or labels or path_map or plane or stretched_labels:
+        raise UsageError("--npy is a source of its own", hint="Leave --project, --files and their options out")
+    else:
+        workspace = _npy_images(npy, npy_panel, split, um_per_px)
     from mxbridge.stream.engine import Engine
     from mxbridge.tasks import evaluate as tasks
     from mxbridge.tasks.imputing.open_models import open_imputation_models
@@ -144,9 +175,7 @@ def evaluate(
     if task not in tasks.TASKS:
         raise UsageError(f"--task {task} is not known", hint=f"There is: {', '.join(tasks.TASKS)}")
     if (compat is None) != (compat_pad is None):
-        raise UsageError(
-            "--compat maxim and --compat-pad go together", hint="For example --compat maxim --compat-pad 2048"
-        )
+        raise UsageError("--compat maxim and --compat-pad go together", hint="For example --compat-pad 2048")
     markers = options.names("--marker", marker)
     chosen = tasks.EvaluateOptions(
         markers=markers,
@@ -170,6 +199,12 @@ def evaluate(
     )
     _say_result(finished, tables, as_json=json)
     finished.raise_for_errors()
+
+
+def _npy_images(table: Path, panel: str | None, split: str, um_per_px: float | None) -> Workspace:
+    from mxbridge.workspaces.npy_panels import NpyWorkspace
+
+    return NpyWorkspace(table, options.names("--npy-panel", panel), split, um_per_px=um_per_px)
 
 
 def _say_result(finished: Finished, tables: Tables, *, as_json: bool) -> None:

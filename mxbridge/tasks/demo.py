@@ -1,11 +1,14 @@
-"""``mxbridge demo``: a QuPath project with simulated slides, segmented and ready to score."""
+"""``mxbridge demo``: a QuPath project to play with.
+
+``multiplex``: simulated slides, segmented and ready to score. ``ihc``: a real brightfield image, ready to translate.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +18,11 @@ import numpy as np
 from scipy import ndimage
 
 from mxbridge.cells import LabelCells
-from mxbridge.errors import MxbridgeError, OutputError
+from mxbridge.errors import MxbridgeError, OutputError, UnknownName, UsageError
 from mxbridge.formats.atomic import PART_SUFFIX, output_error
 from mxbridge.image import Channel, LocalImage
 from mxbridge.runs import digest
+from mxbridge.tasks import demo_ihc
 from mxbridge.training.panels import demo_slide
 from mxbridge.training.simulator import Tissue
 from mxbridge.workspaces.qupath.new import NewImage, create_project
@@ -43,32 +47,60 @@ COLORS = {
 }
 
 
+KINDS = ("multiplex", "ihc")
+
+
 @dataclass(frozen=True)
 class Demo:
-    """project: the .qpproj. cells: in both images together."""
+    """project: the .qpproj. cells: in all images together. kind: of KINDS."""
 
     project: Path
     images: tuple[str, ...]
     cells: int
+    kind: str
 
 
-def make_demo(folder: Path, *, seed: int = 1, force: bool = False) -> Demo:
+def make_demo(folder: Path, *, kind: str = "multiplex", seed: int | None = None, force: bool = False) -> Demo:
     """Write the project into ``folder``. force: replace an earlier demonstration there, never anything else.
 
-    The truth of each image (which cell is positive for what) lies beside as ``truth/<image>.csv``. An earlier
-    demonstration is put aside until the new one is whole, and comes back when that fails. Raises OutputError.
+    kind: of KINDS. seed: of the simulated tissue (1 where none is given). Of simulated images the truth (which cell is
+    positive for what) lies beside as ``truth/<image>.csv``. An earlier demonstration is put aside until the new one is whole,
+    and comes back when that fails. Raises OutputError, UsageError for a seed that nothing depends on, UnknownName.
     """
+    if kind not in KINDS:
+        raise UnknownName("--kind", kind, KINDS)
+    if kind == "ihc" and seed is not None:
+        raise UsageError("--seed goes with --kind multiplex", hint="The IHC demonstration is a real image")
     folder = folder.expanduser().absolute()
     try:
         replaces = _is_there(folder, force)
-        tissues = {f"tissue {letter}": demo_slide(seed * 2 + k) for k, letter in enumerate("AB")}
-        with _aside(folder) if replaces else nullcontext():
-            made = create_project(folder, [_new_image(name, tissue) for name, tissue in tissues.items()])
-            _finish(folder, seed, tissues)
-        _sweep(folder)
+        if kind == "ihc":
+            return _make_ihc(folder, replaces)
+        return _make_multiplex(folder, replaces, 1 if seed is None else seed)
     except OSError as error:
         raise output_error(folder, error) from error
-    return Demo(made.project, tuple(tissues), sum(made.cells))
+
+
+def _make_multiplex(folder: Path, replaces: bool, seed: int) -> Demo:
+    tissues = {f"tissue {letter}": demo_slide(seed * 2 + k) for k, letter in enumerate("AB")}
+
+    def truth() -> None:
+        for name, tissue in tissues.items():
+            _write_truth(folder / "truth" / f"{name}.csv", tissue)
+
+    with _aside(folder) if replaces else nullcontext():
+        made = create_project(folder, [_new_image(name, tissue) for name, tissue in tissues.items()])
+        _finish(folder, f"seed {seed}\n", "demo", truth)
+    _sweep(folder)
+    return Demo(made.project, tuple(tissues), sum(made.cells), "multiplex")
+
+
+def _make_ihc(folder: Path, replaces: bool) -> Demo:
+    with _aside(folder) if replaces else nullcontext():
+        made = create_project(folder, [demo_ihc.ihc_image((MADE_BY,))])
+        _finish(folder, "ihc\n", demo_ihc.MODEL)
+    _sweep(folder)
+    return Demo(made.project, (demo_ihc.NAME,), 0, "ihc")
 
 
 def _is_there(folder: Path, force: bool) -> bool:
@@ -109,14 +141,16 @@ def _aside(folder: Path) -> Iterator[None]:
         raise
 
 
-def _finish(folder: Path, seed: int, tissues: Mapping[str, Tissue]) -> None:
-    """What a demonstration has beyond a project; when it cannot be written the project goes as well."""
+def _finish(folder: Path, mark: str, model: str, more: Callable[[], None] = lambda: None) -> None:
+    """What a demonstration has beyond a project; when it cannot be written the project goes as well.
+
+    mark: what its mark says. model: which it asks for. more: writes the rest.
+    """
     try:
-        (folder / MARK).write_text(f"seed {seed}\n", encoding="utf-8")
+        (folder / MARK).write_text(mark, encoding="utf-8")
         (folder / SETTINGS).parent.mkdir(exist_ok=True)
-        (folder / SETTINGS).write_text(json.dumps({"model": "demo"}), encoding="utf-8")
-        for name, tissue in tissues.items():
-            _write_truth(folder / "truth" / f"{name}.csv", tissue)
+        (folder / SETTINGS).write_text(json.dumps({"model": model}), encoding="utf-8")
+        more()
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

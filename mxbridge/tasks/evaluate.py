@@ -32,7 +32,7 @@ from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 ALGORITHM = "evaluate 1"
 """Part of every fingerprint; raised when the numbers of an unchanged run would change."""
 
-TASKS = ("imputation",)
+TASKS = ("imputation", "segmentation")
 
 PLOTS = "plots"
 

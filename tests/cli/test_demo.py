@@ -9,11 +9,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from skimage.color import rgb2hed
+from skimage.data import immunohistochemistry
 
+from mxbridge.image import Box
 from mxbridge.tasks import demo
 from mxbridge.training.panels import demo_settings
 from mxbridge.training.simulator import Tissue, simulate
+from mxbridge.workspaces import open_workspace
+from mxbridge.workspaces.qupath.check import check_project
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -105,3 +111,43 @@ def test_a_full_disk_leaves_what_was_there(
     refuses(mxbridge, "the disk is full", "another")
     assert files_of(tmp_path) == before
     assert not (tmp_path / "another").exists()
+
+
+def test_a_real_ihc_image_ready_to_translate(mxbridge: Call, tmp_path: Path) -> None:
+    code, out, err = mxbridge("demo", "place", "--kind", "ihc", "--json")
+    assert code == 0, err
+    assert json.loads(out) == {
+        "project": str(tmp_path / "place/project.qpproj"),
+        "kind": "ihc",
+        "images": ["colon FHL2"],
+        "cells": 0,
+    }
+    workspace = open_workspace(f"project:{tmp_path / 'place/project.qpproj'}")
+    assert workspace.default_model == "deconvolution"
+    (ref,) = workspace.list()
+    pulled = workspace.pull(ref, "annotations")
+    assert pulled.image.rgb and pulled.image.pixel_size_um == (0.5, 0.5)
+    assert np.array_equal(np.moveaxis(pulled.image.levels[0].compute(), 0, -1), immunohistochemistry())
+    assert pulled.cells is not None
+    assert sorted(pulled.cells.classes) == ["Stroma", "Tumor", "Tumor", "Tumor", "Tumor"]
+    raster = pulled.cells.raster(Box(0, 0, 512, 512))
+    assert 0.8 < (raster > 0).mean() < 1
+    brown = rgb2hed(immunohistochemistry())[..., 2]
+    of_class = {
+        c: brown[np.isin(raster, [k for k, x in enumerate(pulled.cells.classes, start=1) if x == c])]
+        for c in ("Tumor", "Stroma")
+    }
+    assert np.median(of_class["Tumor"]) > 3 * np.median(of_class["Stroma"])
+    report = check_project(tmp_path / "place/project.qpproj", ask_qupath=False)
+    assert report.sound
+
+
+def test_one_kind_replaces_the_other(mxbridge: Call, tmp_path: Path) -> None:
+    assert mxbridge("demo", "place", "--kind", "ihc")[0] == 0
+    assert mxbridge("demo", "place", "--force")[0] == 0
+    assert (tmp_path / "place/truth").is_dir()
+    assert mxbridge("demo", "place", "--kind", "ihc", "--force")[0] == 0
+    assert not (tmp_path / "place/truth").exists()
+    code, _, err = mxbridge("demo", "other", "--kind", "ihc", "--seed", "2")
+    assert code == 2 and "--seed" in err
+    assert not (tmp_path / "other").exists()

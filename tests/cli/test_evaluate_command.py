@@ -72,7 +72,7 @@ def test_a_project_is_read_and_left_as_it_is(project: Path, model: Path, capsys:
 @pytest.mark.parametrize(
     ("more", "code", "says"),
     [
-        (["--task", "segmentation"], 2, "There is: imputation"),
+        (["--task", "colours"], 2, "There is: imputation"),
         (["--marker", "CD99"], 2, "no model here imputes CD99"),
         (["--positive-threshold", "CD3"], 2, "MARKER=NUMBER"),
         (["--compat", "maxim"], 2, "go together"),

@@ -1,0 +1,1 @@
+"""What ``translate`` does with one image: the maps that its networks make, and everything that follows from those."""
