@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.harness import compare, table
 
-ALL = ("start", "score", "memory", "impute", "qpdata")
+ALL = ("start", "score", "memory", "impute", "translate", "nuclei", "qpdata")
 """The benchmarks that a plain call runs, in this order (the quick ones first)."""
 
 
