@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
+
+from stand_ins import one_after_the_other, put
 
 
 def main() -> None:
@@ -68,22 +69,7 @@ def stand_in() -> None:
         },
         "zarr": {},
     }
-    for name, content in names.items():
-        module = types.ModuleType(name)
-        vars(module).update(content)
-        sys.modules[name] = module
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, module)
-
-
-def one_after_the_other(steps: list[Any]) -> Any:
-    def apply(image: Any) -> Any:
-        for step in steps:
-            image = step(image)
-        return image
-
-    return apply
+    put(names)
 
 
 def to_tensor(image: Any) -> Any:

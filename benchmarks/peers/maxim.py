@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import types
 from pathlib import Path
 from typing import Any
+
+from stand_ins import one_after_the_other, put
 
 BASELINE = ("MAE", "MSE", "SSIM", "PSNR", "RMSE")
 METRICS = (*BASELINE, "Corr", "p-value")
@@ -57,22 +58,7 @@ def stand_in() -> None:
         "skimage": {},
         "skimage.metrics": {"structural_similarity": None},
     }
-    for name, content in names.items():
-        module = types.ModuleType(name)
-        vars(module).update(content)
-        sys.modules[name] = module
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, module)
-
-
-def one_after_the_other(steps: list[Any]) -> Any:
-    def apply(image: Any) -> Any:
-        for step in steps:
-            image = step(image)
-        return image
-
-    return apply
+    put(names)
 
 
 def whole(size: int) -> Any:
