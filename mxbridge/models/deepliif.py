@@ -21,7 +21,7 @@ from mxbridge.models import catalogue
 from mxbridge.models.card import ModelCard
 from mxbridge.models.deepliif_files import BLACK, SEG, UM_PER_PX, DeepliifFolder, digest, is_deepliif, read_folder
 from mxbridge.models.translators import WANTED, Weighting
-from mxbridge.models.weights_files import read_weights
+from mxbridge.models.weights_files import read_tensors
 from mxbridge.networks.attention_unet import AttentionUnet
 from mxbridge.networks.resnet_generator import ResnetGenerator
 from mxbridge.networks.unet_generator import UnetGenerator
@@ -266,7 +266,7 @@ class DeepliifPasses:
 
 def load_generator(path: Path, padding: str = "") -> Generator:
     """A network of the kind that the keys of its weights say. padding: what the options say. Raises ModelError."""
-    weights, _ = read_weights(path)
+    weights = read_tensors(path)
     kinds: tuple[tuple[str, type[Generator]], ...] = (
         ("model.model.", UnetGenerator),
         ("Conv1.", AttentionUnet),

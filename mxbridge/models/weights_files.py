@@ -19,18 +19,26 @@ LARGEST_WEIGHTS = 4 * 1024**3
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Tensors by key and the file's sha256. Raises ModelError for what is no file of tensors; never runs what is inside."""
+    """Tensors by key and the file's sha256. Raises as :func:`read_tensors` does."""
+    tensors = read_tensors(path)
+    try:
+        with path.open("rb") as stream:
+            return tensors, hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by key. Raises ModelError for what is no file of tensors; never runs what is inside."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file of weights", hint="List what there is with: mxbridge models list")
     try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ModelError(f"{path}: holds no plain set of named tensors", hint="Save model.state_dict(), not the model")
-    return {str(key): value for key, value in weights.items()}, digest
+    return {str(key): value for key, value in weights.items()}
 
 
 def _read_safetensors(path: Path) -> Any:

@@ -128,10 +128,10 @@ def _find_in(
         area_px=nuclei.size[keep] / (ratio[0] * ratio[1]),
         marker=nuclei.marker_mean[keep],
         probability=nuclei.probability[keep],
-        centroid=nuclei.centroid[keep] / ratio,
+        centroid=np.minimum(nuclei.centroid[keep] / ratio, source.image.shape),
         touches_edge=nuclei.touches_edge[keep],
-        outlines=_full_size(shapes, ratio),
-        cells=_full_size(grown, ratio),
+        outlines=_full_size(shapes, source),
+        cells=_full_size(grown, source),
         scores=tuple(_scores(judged, holding, annotations, plan.compat)),
         peer_score=_peer_score(judged, plan.compat),
         drawing=(source, nuclei, judged),
@@ -235,5 +235,10 @@ def _expand_px(source: MapPixels, options: TranslateOptions) -> float:
     return um / (sum(source.maps.um_per_px) / 2)
 
 
-def _full_size(rings: Rings | None, ratio: tuple[float, float]) -> Rings | None:
-    return None if rings is None else Rings(rings.xy / (ratio[1], ratio[0]), rings.ring_starts, rings.object_starts)
+def _full_size(rings: Rings | None, source: MapPixels) -> Rings | None:
+    """In full-resolution pixels; the last pixels of maps may reach beyond the image, outlines end with it."""
+    if rings is None:
+        return None
+    (ratio_y, ratio_x), (height, width) = source.ratio, source.image.shape
+    xy = np.minimum(rings.xy / (ratio_x, ratio_y), (width, height))
+    return Rings(xy, rings.ring_starts, rings.object_starts)

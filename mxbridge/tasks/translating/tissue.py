@@ -7,8 +7,8 @@ Three rules, the first two for whole-slide windows, the third alone for ``--comp
    and is used only if they are at least four times the model's: the nucleus of a cell, 5 µm wide and 13 grey levels darker than
    its surroundings, then darkens at least one pixel by 4, however it lies.
 2. From its own pixels: a window is blank where the published program would say so, and each of its squares of 64 pixels is as
-   well. (A nucleus hides in the variance of a large empty window; in that of a small square, one that is 25 grey levels darker
-   than its surroundings does not.)
+   well, with white among its pixels. (A nucleus hides in the variance of a large empty window; in that of a small square, one
+   that is 25 grey levels darker than its surroundings does not. And where glass is white, pale nuclei are all that is not.)
 3. The published program's: the variance of the grey values that are neither 0 nor 255 is below 9 (none left: blank).
 """
 
@@ -44,7 +44,9 @@ def is_blank_window(rgb: NDArray[np.uint8]) -> bool:
         return False
     height, width = whole.shape
     return all(
-        _still(whole[y : y + SQUARE, x : x + SQUARE]) for y in range(0, height, SQUARE) for x in range(0, width, SQUARE)
+        _still(whole[y : y + SQUARE, x : x + SQUARE], white=True)
+        for y in range(0, height, SQUARE)
+        for x in range(0, width, SQUARE)
     )
 
 
@@ -99,12 +101,12 @@ def _covered(first: int, last: int, length: int, low: int) -> tuple[int, int]:
     return max(0, math.floor(first * step) - 1), min(low, math.ceil(last * step) + 1)
 
 
-def _still(values: NDArray[np.uint8]) -> bool:
-    """Whether grey values vary no more than those of empty glass; black and white are no part of a picture."""
-    counts = np.bincount(values.ravel(), minlength=256)[1:255].astype(np.float64)
+def _still(values: NDArray[np.uint8], *, white: bool = False) -> bool:
+    """Whether grey values vary no more than those of empty glass; black is no part of a picture, nor is white unless it counts."""
+    levels = np.arange(1, 256 if white else 255)
+    counts = np.bincount(values.ravel(), minlength=256)[levels].astype(np.float64)
     total = counts.sum()
     if not total:
         return True
-    levels = np.arange(1, 255)
     mean = (counts @ levels) / total
     return bool((counts @ (levels - mean) ** 2) / total < VARIANCE)
