@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxbridge.cli import console, options
+from mxbridge.cli import console, options, told
 from mxbridge.cli.sources import open_source
-from mxbridge.errors import SomeImagesFailed, UsageError
+from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
     from mxbridge.progress import Progress
@@ -155,62 +155,28 @@ def impute(
 def _say_plan(
     workspace: Workspace, task: ImputeTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
 ) -> None:
-    from mxbridge.tasks.over_images import leave_out, plan_images, telling
-
-    plans, failed = plan_images(workspace, refs, task)
-    refs = refs if all_named else leave_out(refs, plans, failed, teller)
-    rows = [
-        {"image": p.ref.name, "id": p.ref.id, **p.counts, "steps": p.basis["steps"], "notes": [*p.warnings, *p.notes]}
-        for p in plans
-    ]
-    rows += [{"image": r.name, "id": r.id, "error": str(failed[r.id])} for r in refs if r.id in failed]
-    if as_json:
-        console.print_json({"dry_run": True, "model": task.describe()["model"]["name"], "images": rows})
-    for row in rows if not as_json else ():
-        order = " then ".join(", ".join(step["targets"]) for step in row.get("steps", ()))
-        what = row.get("error") or f"{order} on {row['cells']} cells"
-        console.out.print(f"{row['image']}: {what}", markup=False)
-        for note in row.get("notes", ()):
-            console.out.print(f"  {note}", markup=False)
-    if failed and not plans:
-        raise telling(failed.values())
-    if failed:
-        raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be done", hint="They are named above")
+    told.say_plans(
+        workspace,
+        task,
+        refs,
+        teller,
+        all_named=all_named,
+        document={"model": task.describe()["model"]["name"]} if as_json else None,
+        row=lambda plan: {"steps": plan.basis["steps"], "notes": [*plan.warnings, *plan.notes]},
+        what=lambda row: (
+            f"{' then '.join(', '.join(step['targets']) for step in row['steps'])} on {row['cells']} cells"
+        ),
+    )
 
 
 def _say_result(finished: Finished, publish: bool, as_json: bool) -> None:
     from mxbridge.tasks.impute import summary
 
-    run = finished.run
-    rows = summary(run)
+    rows = summary(finished.run)
     if as_json:
-        console.print_json(
-            {
-                "run": run.run_id,
-                "folder": run.path.resolve(),
-                "model": run.model,
-                "computed": finished.computed,
-                "published": finished.published,
-                "images": [
-                    {
-                        "id": i.id,
-                        "name": i.name,
-                        "status": i.status,
-                        "error": i.error,
-                        "warnings": i.warnings,
-                        **i.counts,
-                    }
-                    for i in run.images
-                ],
-                "imputed": rows,
-            }
-        )
+        console.print_json(told.run_document(finished) | {"imputed": rows})
         return
     if rows:
         columns = [key for key in rows[0] if key not in ("cells", "mean") or any(row["cells"] for row in rows)]
         console.print_table(columns, [[row[key] for key in columns] for row in rows])
-    if not finished.computed and not finished.published and not finished.errors:
-        console.out.print("Nothing to do: all of this was done before. --restart does it again.")
-    console.out.print(f"Tables and settings: {run.path.resolve()}", markup=False)
-    if publish and run.address.endswith(".qpproj") and not finished.errors:
-        console.out.print(f"Channels and measurements are in {run.address}", markup=False)
+    told.say_where(finished, publish, files="Tables and settings", results="Channels and measurements are")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxbridge.cli import console, options
+from mxbridge.cli import console, options, told
 from mxbridge.cli.sources import open_source
-from mxbridge.errors import ModelError, SomeImagesFailed, UsageError
+from mxbridge.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from mxbridge.progress import Progress
@@ -162,60 +162,38 @@ def score(
 def _say_plan(
     workspace: Workspace, task: ScoreTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
 ) -> None:
-    from mxbridge.tasks.over_images import leave_out, plan_images, telling
-
-    plans, failed = plan_images(workspace, refs, task)
-    refs = refs if all_named else leave_out(refs, plans, failed, teller)
-    rows = [
-        {"image": p.ref.name, "id": p.ref.id, **p.counts, "channels": list(p.basis["channels"]), "notes": list(p.notes)}
-        for p in plans
-    ]
-    rows += [{"image": r.name, "id": r.id, "error": str(failed[r.id])} for r in refs if r.id in failed]
-    if as_json:
-        console.print_json({"dry_run": True, "model": task.model.name, "images": rows})
-    for row in rows if not as_json else ():
-        what = row.get("error") or f"{row['cells']} cells, {task.model.name}: {', '.join(row['channels'])}"
-        console.out.print(f"{row['image']}: {what}", markup=False)
-        for note in row.get("notes", ()):
-            console.out.print(f"  {note}", markup=False)
     for marker in task.class_order if task.options.classifiers and not as_json else ():
-        console.out.print(
-            f"object classifier: {task.measurement(marker)} >= {task.threshold_of(marker):g}", markup=False
-        )
-    if failed and not plans:
-        raise telling(failed.values())
-    if failed:
-        raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be scored", hint="They are named above")
+        threshold = f"{task.measurement(marker)} >= {task.threshold_of(marker):g}"
+        console.out.print(f"object classifier: {threshold}", markup=False)
+    told.say_plans(
+        workspace,
+        task,
+        refs,
+        teller,
+        all_named=all_named,
+        document={"model": task.model.name} if as_json else None,
+        row=lambda plan: {"channels": list(plan.basis["channels"]), "notes": list(plan.notes)},
+        what=lambda row: f"{row['cells']} cells, {task.model.name}: {', '.join(row['channels'])}",
+    )
 
 
 def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: bool, *, more: bool) -> None:
     """more: something besides the scores was done or said."""
     run = finished.run
+    positive = task.positives(run)
     if as_json:
         console.print_json(
-            {
-                "run": run.run_id,
-                "folder": run.path.resolve(),
-                "model": run.model,
-                "computed": finished.computed,
-                "published": finished.published,
-                "images": [
-                    {"id": i.id, "name": i.name, "status": i.status, "error": i.error, **i.counts} for i in run.images
-                ],
-                "thresholds": {c.measurement: c.threshold for c in task.positives(run)},
+            told.run_document(finished)
+            | {
+                "thresholds": {c.measurement: c.threshold for c in positive},
                 "classifiers": run.details.get("classifiers"),
-                "positive": [vars(c) for c in task.positives(run)],
+                "positive": [vars(c) for c in positive],
             }
         )
         return
     rows = [
-        (c.image, c.measurement, c.cells, c.threshold, c.positive, 100 * c.positive / max(1, c.cells))
-        for c in task.positives(run)
+        (c.image, c.measurement, c.cells, c.threshold, c.positive, 100 * c.positive / max(1, c.cells)) for c in positive
     ]
     if rows:
         console.print_table(("image", "measurement", "cells", "threshold", "positive", "%"), rows)
-    if not finished.computed and not finished.published and not finished.errors and not more:
-        console.out.print("Nothing to do: all of this was done before. --restart does it again.")
-    console.out.print(f"Tables and settings: {run.path.resolve()}", markup=False)
-    if publish and run.address.endswith(".qpproj") and not finished.errors:
-        console.out.print(f"The measurements are in {run.address}", markup=False)
+    told.say_where(finished, publish, files="Tables and settings", results="The measurements are", more=more)

@@ -1,0 +1,72 @@
+"""What commands over many images say in the same way: what would be done, and what was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mxbridge.cli import console
+from mxbridge.errors import SomeImagesFailed
+
+if TYPE_CHECKING:
+    from mxbridge.progress import Progress
+    from mxbridge.results import ImageRef
+    from mxbridge.tasks.over_images import Finished, ImageTask, Plan
+    from mxbridge.workspaces.base import Workspace
+
+
+def say_plans(
+    workspace: Workspace,
+    task: ImageTask,
+    refs: Sequence[ImageRef],
+    teller: Progress,
+    *,
+    all_named: bool,
+    document: dict[str, Any] | None,
+    row: Callable[[Plan], dict[str, Any]],
+    what: Callable[[dict[str, Any]], str],
+) -> None:
+    """``--dry-run``. document: what JSON says besides the images, None for text. row: what is told of a plan, ``notes`` among it;
+    what: that in a few words. Raises SomeImagesFailed, or the images' own error where none can be done."""
+    from mxbridge.tasks.over_images import leave_out, plan_images, telling
+
+    plans, failed = plan_images(workspace, refs, task)
+    refs = refs if all_named else leave_out(refs, plans, failed, teller)
+    rows = [{"image": plan.ref.name, "id": plan.ref.id, **plan.counts, **row(plan)} for plan in plans]
+    rows += [{"image": ref.name, "id": ref.id, "error": str(failed[ref.id])} for ref in refs if ref.id in failed]
+    if document is not None:
+        console.print_json({"dry_run": True, **document, "images": rows})
+    for told in rows if document is None else ():
+        console.out.print(f"{told['image']}: {told['error'] if 'error' in told else what(told)}", markup=False)
+        for note in told.get("notes", ()):
+            console.out.print(f"  {note}", markup=False)
+    if failed and not plans:
+        raise telling(failed.values())
+    if failed:
+        raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be done", hint="They are named above")
+
+
+def run_document(finished: Finished) -> dict[str, Any]:
+    """What JSON says of every run."""
+    run = finished.run
+    return {
+        "run": run.run_id,
+        "folder": run.path.resolve(),
+        "model": run.model,
+        "computed": finished.computed,
+        "published": finished.published,
+        "images": [
+            {"id": i.id, "name": i.name, "status": i.status, "error": i.error, "warnings": i.warnings, **i.counts}
+            for i in run.images
+        ],
+    }
+
+
+def say_where(finished: Finished, publish: bool, *, files: str, results: str, more: bool = False) -> None:
+    """The last lines of a run. files: what is in its folder; results: what is in a project. more: something else was done."""
+    run = finished.run
+    if not (finished.computed or finished.published or finished.errors or more):
+        console.out.print("Nothing to do: all of this was done before. --restart does it again.")
+    console.out.print(f"{files}: {run.path.resolve()}", markup=False)
+    if publish and run.address.endswith(".qpproj") and not finished.errors:
+        console.out.print(f"{results} in {run.address}", markup=False)
