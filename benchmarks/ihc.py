@@ -40,6 +40,30 @@ def picture(folder: Path, side: int) -> Path:
     return path
 
 
+def slide(folder: Path, side: int) -> Path:
+    """The picture side by side until it fills ``side`` x ``side`` px at 0.5 µm: an OME-TIFF with JPEG tiles and no pyramid."""
+    path = folder / f"slide-{side}.ome.tif"
+    if not path.exists():
+        import tifffile
+        from skimage.data import immunohistochemistry
+
+        tissue = immunohistochemistry()
+        size = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+        tifffile.imwrite(
+            path,
+            (tissue for _ in range((side // SIDE) ** 2)),
+            shape=(side, side, 3),
+            dtype="uint8",
+            bigtiff=True,
+            ome=True,
+            metadata={"axes": "YXS", **size},
+            tile=(SIDE, SIDE),
+            compression="jpeg",
+            photometric="rgb",
+        )
+    return path
+
+
 def random_model(folder: Path) -> Path:
     """A folder as the published program wants it: nine networks of the published width, and its options."""
     model = folder / "model"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.harness import ONE_THREAD, Bar, Case
-from benchmarks.ihc import SIDE, picture, random_model
+from benchmarks.ihc import SIDE, picture, random_model, slide
 
 TITLE = "mxbridge translate and DeepLIIF"
 LARGE = 2048
@@ -16,6 +16,8 @@ TILE = "512"
 SAME, SCORES, FROZEN = 0.85, 0.25, 0.65
 """Of the peer's CPU seconds for all its outputs, at most."""
 MEMORY = 2200
+SLIDE, WHOLE = 4096, 20480
+FLAT = 1.15
 OFF_BY_ONE = 0.01
 """Share of the pixels of a picture that may differ, by one grey level."""
 IMAGES = ("mod1-Hema", "mod2-DAPI", "mod3-Lap2", "mod4-Marker", "Seg")
@@ -36,7 +38,41 @@ def cases(folder: Path) -> list[Case]:
             folder, LARGE, "all outputs, frozen statistics", large, (Bar("cpu", FROZEN, large), memory),
             "--outputs", "all", "--statistics", "slide", *scale,
         ),
+        *_slides(folder),
     ]  # fmt: skip
+
+
+def _slides(folder: Path) -> list[Case]:
+    """Stains taken apart in place of networks: whether memory grows with the slide."""
+    small = f"{SLIDE}²: mxbridge translate --model deconvolution, scores"
+    found = []
+    for side, bars in ((SLIDE, ()), (WHOLE, (Bar("rss", FLAT, small),))):
+        out = folder / f"run slide {side}"
+        command = [
+            sys.executable,
+            "-m",
+            "mxbridge",
+            "translate",
+            "--files",
+            str(slide(folder, side)),
+            "--out",
+            str(out),
+        ]
+        command += ["--model", "deconvolution", "--outputs", "score", "--workers", "1", "--quiet"]
+        found.append(
+            Case(
+                small.replace(str(SLIDE), str(side)),
+                command,
+                before=["rm", "-rf", str(out)],
+                environment=ONE_THREAD,
+                rival=None if side == SLIDE else small,
+                bars=bars,
+                most_runs=1,
+                warm_up=False,
+                done=out / "run.json",
+            )
+        )
+    return found
 
 
 def _name(side: int, what: str) -> str:

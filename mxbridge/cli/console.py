@@ -102,7 +102,7 @@ class TextProgress(Progress):
         if self._open_line:
             _tell("\r\033[K")
             self._open_line = False
-        errors.print(escape(text), style=style or None)
+        errors.print(escape(_shown(text)), style=style or None)
 
 
 class JsonProgress(Progress):
@@ -149,8 +149,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         numeric = all(isinstance(row[k], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else escape(str(v)) for v in row))
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else escape(_shown(str(v))) for v in row))
     out.print(table)
+
+
+def _shown(text: str) -> str:
+    """A text that people see in one line; names of images may hold whatever moves a terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _plain(value: Any) -> Any:

@@ -147,6 +147,10 @@ def evaluate(
     if task == "segmentation":
         evaluate_segmentation.run_segmentation(dict(locals()))
         return
+    from mxbridge.tasks import evaluate as tasks
+
+    if task not in tasks.TASKS:
+        raise UsageError(f"--task {task} is not known", hint=f"There is: {', '.join(tasks.TASKS)}")
     if truth or channels_truth or radius is not None:
         raise UsageError("--truth, --channels-truth and --radius go with --task segmentation")
     split = "test" if compat_split is None else compat_split
@@ -169,11 +173,8 @@ def evaluate(
     else:
         workspace = _npy_images(npy, npy_panel, split, um_per_px)
     from mxbridge.stream.engine import Engine
-    from mxbridge.tasks import evaluate as tasks
     from mxbridge.tasks.imputing.open_models import open_imputation_models
 
-    if task not in tasks.TASKS:
-        raise UsageError(f"--task {task} is not known", hint=f"There is: {', '.join(tasks.TASKS)}")
     if (compat is None) != (compat_pad is None):
         raise UsageError("--compat maxim and --compat-pad go together", hint="For example --compat-pad 2048")
     markers = options.names("--marker", marker)

@@ -124,7 +124,8 @@ def translate(
         float | None, _nuclei("--od-upper", "Nuclei with a larger mean optical density (x 100) are negative")
     ] = None,
     separate: Annotated[
-        bool | None, _nuclei("--separate/--no-separate", "Part touching nuclei by the inferred Lap2 or DAPI")
+        bool | None,
+        _nuclei("--separate/--no-separate", "Part touching nuclei, by the inferred Lap2 or DAPI where there is one"),
     ] = None,
     objects: Annotated[Objects | None, _nuclei("--objects", "Nuclei as detections (default), or in cells")] = None,
     expand: Annotated[float | None, _nuclei("--expand", "µm by which nuclei grow to cells (else 5)")] = None,
@@ -324,7 +325,8 @@ def _say_result(finished: Finished, publish: bool, as_json: bool) -> None:
         console.print_table(("image", "annotation", "class", "nuclei", "positive", "negative", "positive %"), lines)
     if not finished.computed and not finished.published and not finished.errors:
         console.out.print("Nothing to do: all of this was done before. --restart does it again.")
-    console.out.print(f"Tables, pictures and settings: {run.path.resolve()}", markup=False)
+    if any(image.error is None for image in run.images):
+        console.out.print(f"Tables, pictures and settings: {run.path.resolve()}", markup=False)
     if publish and run.address.endswith(".qpproj") and not finished.errors:
         console.out.print(f"The results are in {run.address}", markup=False)
 

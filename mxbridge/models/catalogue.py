@@ -269,7 +269,8 @@ def by_path(path: Path) -> ModelFile:
         inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
         official = [p for p in inside if OFFICIAL_FILE.fullmatch(p.name)]
         if len(inside) != 1 and not official:
-            raise ModelError(f"{path} holds {len(inside)} weights files", hint="Name the file itself: --model FILE")
+            hint = "Name the file itself: --model FILE" if inside else "Is this the folder of a model?"
+            raise ModelError(f"{path} holds {len(inside)} weights files", hint=hint)
         path = max(official, key=_version) if official else inside[0]
     if not path.is_file():
         raise ModelError(f"no weights file {path}", hint="`mxbridge models list` shows the names there are")

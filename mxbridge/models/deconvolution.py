@@ -65,8 +65,9 @@ NOT_NUCLEAR = 0.5
 """Part of the tissue that is stained by DAB from which it is no stain of nuclei alone."""
 GLASS_PERCENT, DARKEST_GLASS = 99, 180
 """Glass is as bright as this percentile of each colour, and never darker than this level."""
-DIM_GLASS = 200
-"""What is left without the pure white is believed to hold glass if it comes out at least as bright; else the white was glass."""
+DIM_GLASS, TINT = 200, 14
+"""What is brightest beside pure white is glass if all its colours are at least so bright and no farther apart, which no visible
+amount of a dye is; else the white itself was glass."""
 BLACK, BLACK_SIDE, BLACK_AROUND = 12, 7, 2
 """Squares of this side whose colours are all at most so bright were not scanned; nor were this many pixels around them."""
 
@@ -317,7 +318,8 @@ def _glass(brightness: Tensor) -> tuple[float, float, float]:
     seen = brightness.transpose(0, 1).flatten(1)[:, ~_unscanned(brightness).flatten()]
     seen = seen.round().clamp(0, 255).long()
     within = _common(seen[:, (seen < 255).any(0)])
-    return within if min(within) >= DIM_GLASS else _common(seen)
+    is_glass = min(within) >= DIM_GLASS and max(within) - min(within) <= TINT
+    return within if is_glass else _common(seen)
 
 
 def _common(colours: Tensor) -> tuple[float, float, float]:

@@ -67,6 +67,11 @@ class DeepLIIF:
         return self.folder.window
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What people should know of its files."""
+        return self.folder.warnings
+
+    @property
     def input_images(self) -> int:
         return self.folder.input_no
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,6 @@ from typing import Any
 
 from mxbridge.errors import ModelError
 from mxbridge.models.card import ModelCard
-
-log = logging.getLogger(__name__)
 
 SYSTEM = "deepliif"
 UM_PER_PX = 0.25
@@ -66,7 +63,7 @@ class DeepliifFolder:
     mods: networks of the images, in order; seg_nets: of the segmentations, the one that sees the input first (DeepLIIF, KD) or
     one per image (Ext). names, fills: of the images. input_no: RGB pictures in one input. window: side of the fixed windows.
     seg_weights: of the option file, None where it has none. old_options: four images without names, as officially published.
-    padding: what the options say of it, ``""`` where nothing.
+    padding: what the options say of it, ``""`` where nothing. warnings: what people should know of the options.
     """
 
     path: Path
@@ -83,6 +80,7 @@ class DeepliifFolder:
     old_options: bool = False
     padding: str = ""
     option_file: Path | None = field(default=None)
+    warnings: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -116,7 +114,7 @@ def read_folder(path: Path) -> DeepliifFolder:
     prefix = _chosen_prefix(path, sets, wanted)
     nets = sets[prefix]
     option_file = next((path / name for name in OPTION_FILES if (path / name).is_file()), None)
-    options = read_options(option_file) if option_file else {}
+    options, warnings = read_options(option_file) if option_file else ({}, ())
     kind = _kind(path, nets, options, option_file)
     if kind in ("DeepLIIF", "DeepLIIFKD"):
         mods, seg_nets = _deepliif_nets(path, nets, options)
@@ -147,6 +145,7 @@ def read_folder(path: Path) -> DeepliifFolder:
         old,
         str(options.get("padding", "")) if isinstance(options.get("padding"), str) else "",
         option_file,
+        warnings,
     )
 
 
@@ -163,8 +162,8 @@ def digest(folder: DeepliifFolder) -> str:
     return whole.hexdigest()
 
 
-def read_options(path: Path) -> dict[str, Any]:
-    """Keys and values of an option file: plain literals, else the text itself. Never evaluated. Raises ModelError."""
+def read_options(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Keys and values of an option file: plain literals, else the text itself, and warnings. Never evaluated. Raises ModelError."""
     try:
         if path.stat().st_size > OPTION_BYTES:
             raise ModelError(f"{path}: too long for a file of options")
@@ -172,6 +171,7 @@ def read_options(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror})") from error
     found: dict[str, Any] = {}
+    warnings = []
     for number, line in enumerate(lines, 1):
         match = _OPTION.fullmatch(line[: OPTION_LINE + 1])
         if match is None:
@@ -180,9 +180,11 @@ def read_options(path: Path) -> dict[str, Any]:
             raise ModelError(f"{path}, line {number}: too long for an option")
         text = _DEFAULT.sub("", match[2]).strip()
         if _CODE.search(text):
-            log.warning("%s, line %d: %s looks like code; it is text here and never run", path, number, match[1])
+            warnings.append(f"{path}, line {number}: {match[1]} looks like code; it is taken as text and never run")
         found[match[1]] = _literal(text)
-    return found
+    if not found:
+        warnings.append(f"{path} holds no options; those that the weights show are taken")
+    return found, tuple(warnings)
 
 
 def _literal(text: str) -> Any:
@@ -264,6 +266,12 @@ def _deepliif_nets(
     longest = max(nets, key=len)
     letter = "S" if lettered else longest[1] if len(longest) > 2 else ""
     segs = [net for net in nets if letter and len(net) > 2 and net[1] == letter]
+    others = [net for net in nets if net[1:].isdigit() and int(net[1:]) > MOST_IMAGES]  # G51 ...
+    if lettered and others:
+        raise ModelError(
+            f"{path} mixes networks of different kinds of models: {nets[lettered[0]].name}, {nets[others[0]].name}",
+            hint="Keep one model in one folder",
+        )
     plain = [int(net[1:]) for net in nets if net not in segs and net[1:].isdigit()]
     count = _number(options, "modalities_no", -1, None)
     if count < 0:

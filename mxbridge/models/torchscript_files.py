@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mxbridge.errors import ModelError
 
-TREE_LIMIT = 16 * 1024**2
+TREE_LIMIT = 2 * 1024**2
 """Bytes of ``data.pkl``; the largest published ones have some 40 kB."""
 MOST_PARTS = 100_000
 DEEPEST = 200
@@ -74,6 +74,8 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: its tree of weights cannot be read ({str(error)[:120]})") from error
     except zipfile.BadZipFile as error:
         raise ModelError(f"{path}: not a whole file ({error})", hint="Copy or download it again") from error
+    if type(root).__name__ != "Holder":
+        raise ModelError(f"{path}: its tree of weights is no network")
     found: dict[str, Tensor] = {}
     _collect(root, "", found, [0], path)
     return found

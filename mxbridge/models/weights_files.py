@@ -16,6 +16,7 @@ from mxbridge.errors import ModelError
 from mxbridge.models.torchscript_files import is_torchscript, read_torchscript
 
 LARGEST_WEIGHTS = 4 * 1024**3
+TRUNCATED = "It may be truncated; fetch or copy it again"
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -35,7 +36,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error})", hint=TRUNCATED) from error
     if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ModelError(f"{path}: holds no plain set of named tensors", hint="Save model.state_dict(), not the model")
     return {str(key): value for key, value in weights.items()}
@@ -69,12 +70,11 @@ def _read_torch(path: Path) -> Any:
         with path.open("rb") as stream:
             pickled = archive or stream.read(1) == pickle.PROTO
         if not pickled:
-            raise ModelError(
-                f"{path}: not a file of weights", hint="It may be truncated; fetch or copy it again"
-            ) from error
+            raise ModelError(f"{path}: not a file of weights", hint=TRUNCATED) from error
         raise ModelError(
             f"{path}: refused, because it holds more than tensors and loading it could run code",
             hint="Save model.state_dict() or a .safetensors file",
         ) from error
     except (RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path}: not a file of weights ({str(error)[:120]})") from error
+        said = f" ({str(error)[:120]})" if str(error) else ""
+        raise ModelError(f"{path}: not a file of weights{said}", hint=TRUNCATED) from error

@@ -42,7 +42,7 @@ def find_nuclei(
     Of thresholds, those that concern pixels apply here (seg, green, noise, large_noise); the others only say whether optical
     densities are read. Adapted from DeepLIIF's post-processing, whose sizes, classes and order this has.
 
-    inside: annotations, in pixels of the segmentation image. separate: how to part nuclei that touch, None to leave them.
+    inside: annotations, in pixels of the segmentation image; the marker is looked at inside of them only. separate: how to part nuclei that touch, None to leave them.
     tell: called with blocks done and blocks in all. Raises UsageError where thresholds want a picture that is not there.
     """
     boxes = list(blocks_of(source.shape, block))
@@ -51,7 +51,7 @@ def find_nuclei(
     for done, box in enumerate(boxes, 1):
         planes = planes_of(source, box, thresholds)
         if planes.marker is not None:
-            counts = _histogram(planes.marker)
+            counts = _histogram(planes.marker, None if inside is None else inside.mask(box, source.shape))
             histogram = counts if histogram is None else histogram + counts
         sweep.add(box, parts_of(planes.foreground), planes)
         if tell is not None:
@@ -76,13 +76,18 @@ def planes_of(source: SegSource, box: Box, thresholds: Thresholds) -> Planes:
     return Planes(foreground_of(seg, thresholds), red, blue, marker, density)
 
 
-def _histogram(marker: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _histogram(marker: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> NDArray[np.int64]:
+    """How often each brightness occurs, where mask is not 0."""
     counts = np.zeros(256, np.int64)
     rows = max(1, (1 << 23) // marker.shape[1])  # counted in float32, which is exact up to 2^24
     for first in range(0, len(marker), rows):
-        counted = cv2.calcHist([marker[first : first + rows]], [0], None, [256], [0, 256])
+        counted = cv2.calcHist([marker[first : first + rows]], [0], _rows(mask, first, rows), [256], [0, 256])
         counts += counted.ravel().astype(np.int64)
     return counts
+
+
+def _rows(mask: NDArray[np.uint8] | None, first: int, rows: int) -> NDArray[np.uint8] | None:
+    return None if mask is None else mask[first : first + rows]
 
 
 def _look_again(source: SegSource, thresholds: Thresholds, sweep: Sweep, joined: Joined) -> None:

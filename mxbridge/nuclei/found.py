@@ -30,7 +30,7 @@ class Nuclei:
     region: int64 ``(n,)`` index of the annotation that holds the centroid, of several the last; -1 for none.
     memberships: int64 ``(m, 2)`` pairs (nucleus, annotation) of every annotation that holds a centroid, sorted.
     regions: how many annotations there are, None where none were asked for and the whole slide counts.
-    marker_histogram: int64 ``(256,)`` how often the slide has each marker brightness, or None.
+    marker_histogram: int64 ``(256,)`` how often the slide, or all annotations together, have each marker brightness, or None.
     atlas: draws the pixels of nuclei again.
     """
 

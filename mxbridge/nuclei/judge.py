@@ -43,7 +43,7 @@ def judge(nuclei: Nuclei, thresholds: Thresholds, limits: SizeLimits) -> Judged:
     """Apply all thresholds that concern whole nuclei; seg, green and the noise gates must be those of ``find_nuclei``.
 
     The automatic size threshold is found once for the slide, or once for each annotation from the nuclei that it holds; a
-    nucleus in several annotations obeys the last. The automatic marker threshold is found once for the slide.
+    nucleus in several annotations obeys the last. The automatic marker threshold is found once, for the slide or for all annotations.
     Raises UsageError for a threshold of something that was not measured.
     """
     regions = nuclei.regions

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mxbridge.cells import Rings
+from mxbridge.cells import BoxIndex, Rings, rasterise
+from mxbridge.image import Box
 
 AT_ONCE = 1 << 22
 """Crossings of outlines looked at together."""
@@ -27,6 +29,14 @@ class Regions:
 
     def __len__(self) -> int:
         return len(self.rings)
+
+    @cached_property
+    def _index(self) -> BoxIndex:
+        return BoxIndex(self.rings.bounds())
+
+    def mask(self, box: Box, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """1 in the pixels ``(y, x)`` of a box whose centres an annotation holds, 0 elsewhere. shape: of the slide."""
+        return (rasterise(self.rings, self._index.hits(box), box, shape) > 0).astype(np.uint8)
 
     def holding(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
         """int64 ``(m, 2)`` pairs (point, annotation), sorted: which annotations hold which of the points ``(n, 2)`` y, x."""

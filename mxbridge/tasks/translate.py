@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mxbridge.errors import ChangedMeanwhile, InputError
+from mxbridge.errors import ChangedMeanwhile, InputError, NoPixelSize
 from mxbridge.progress import SILENT, Progress
 from mxbridge.results import DerivedImage, ImageRef, Results
 from mxbridge.runs import ImageRecord, Run, digest, fingerprint, result_key
@@ -81,6 +81,8 @@ class TranslateTask:
         image, ref = pulled.image, pulled.ref
         annotations = self._annotations(pulled)
         maps = self.source.plan(image, ref, annotations)
+        if self.options.needs_scale and not maps.scaled:
+            raise NoPixelSize(image.name)
         there = annotations.cells
         return Plan(
             ref=ref,
@@ -137,6 +139,9 @@ class TranslateTask:
 
     def prepare(self, run: Run, workspace: Workspace, plans: Sequence[Plan], progress: Progress) -> None:
         self.workspace = workspace
+        run.warnings = list(self.source.warnings)
+        for warning in run.warnings:
+            progress.warning(warning)
 
     # --- doing it ---
 

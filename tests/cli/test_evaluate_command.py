@@ -73,6 +73,7 @@ def test_a_project_is_read_and_left_as_it_is(project: Path, model: Path, capsys:
     ("more", "code", "says"),
     [
         (["--task", "colours"], 2, "There is: imputation"),
+        (["--task", "colours", "--truth", "t.png"], 2, "There is: imputation"),
         (["--marker", "CD99"], 2, "no model here imputes CD99"),
         (["--positive-threshold", "CD3"], 2, "MARKER=NUMBER"),
         (["--compat", "maxim"], 2, "go together"),

@@ -102,6 +102,16 @@ def test_a_reader_of_the_live_counter_may_go_away(nobody_reads: None) -> None:
     teller.note("a note")
 
 
+def test_names_do_not_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    teller = console.make_progress("text", quiet=False, verbose=True)
+    teller.image(1, 1, "two\nlines\x1b[31m")
+    teller.warning("two\nlines\x1b[2J")
+    console.print_table(("image",), [("two\nlines\x1b[2J",)])
+    out, err = capsys.readouterr()
+    assert "\x1b[31m" not in err and "\x1b[2J" not in err + out
+    assert (err.count("two lines"), out.count("two lines"), err.count("\n")) == (2, 1, 2)
+
+
 def test_a_reader_of_the_result_may_go_away(nobody_reads: None) -> None:
     for _ in range(3):
         console.print_json({"a": ["x" * 100_000]})

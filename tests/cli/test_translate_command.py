@@ -251,6 +251,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(mxbridge: Mxbridge
         (["--resolution", "40x"], 2, "go with --from-seg"),
         (["--marker", "a:b"], 2, "colon"),
         (["--base-class", " "], 2, "is no name"),
+        (["--base-class", "Tumor:"], 2, "empty part"),
         (["--rescore", "run"], 2, "run no networks"),
         (["--from-seg", "seg.png"], 2, "run no networks"),
         (["--image", "other.png"], 2, "no image 'other.png'"),
@@ -297,3 +298,6 @@ def test_pictures_made_elsewhere(mxbridge: Mxbridge, tmp_path: Path) -> None:
     run = Path(json.loads(out)["folder"])
     code, _, err = mxbridge("translate", "--rescore", run)
     assert (code, "has no inferred images" in err) == (6, True)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "seg.png").read_bytes()[:60])
+    code, out, err = mxbridge("translate", "--from-seg", tmp_path / "cut.png")
+    assert (code, out) == (6, "")  # there are no tables to look at

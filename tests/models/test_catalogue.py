@@ -184,7 +184,7 @@ def test_a_file_that_changed_after_it_was_added(tmp_path):
 def test_a_folder_means_its_weights(tmp_path):
     folder = tmp_path / "w"
     folder.mkdir()
-    with pytest.raises(ModelError, match="0 weights files"):
+    with pytest.raises(ModelError, match=r"0 weights files\. Is this the folder"):
         catalogue.resolve(folder)
     weights(folder / "a.pt")
     assert catalogue.resolve(folder).path == folder / "a.pt"

@@ -142,6 +142,29 @@ def test_glass_has_no_nuclei() -> None:
         assert not nuclei(pictures(how, glass)[SEG][0])[0].any()
 
 
+@pytest.mark.parametrize(("level", "glass"), [(0, 236), (8, 236), (255, 236), (255, 210)])
+def test_what_a_scanner_left_out_is_neither_tissue_nor_glass(level: int, glass: float) -> None:
+    """The same thresholds, hence the same nuclei, as without a third of the picture; and none in what is missing."""
+    picture, _, _ = painted(240, glass=glass)
+    picture[:, :40] = level
+    passes = Deconvolution().passes((SEG,))
+    whole = passes.frozen(windows(picture[:, 40:]))
+    cut = passes.frozen(windows(picture))
+    assert cut.describe()["background"] == whole.describe()["background"] == [glass] * 3
+    assert cut.describe()["nuclei_by"] == whole.describe()["nuclei_by"] == "hematoxylin + DAB"
+    assert cut.describe()["nuclei_density"] == pytest.approx(whole.describe()["nuclei_density"], rel=0.02)
+    nucleus, _ = nuclei(pictures(cut, picture)[SEG][0])
+    assert label(nucleus, connectivity=2).max() == 2
+    assert not nucleus[:, :50].any()
+
+
+def test_small_black_spots_are_what_is_there() -> None:
+    picture, _, _ = painted(glass=236.0)
+    picture[45:50, 26:31] = 0  # pigment, on the nucleus of hematoxylin
+    nucleus, _ = nuclei(pictures(Deconvolution().passes((SEG,)), picture)[SEG][0])
+    assert nucleus[46:49, 27:30].all()
+
+
 def test_brown_everywhere_is_no_stain_of_nuclei() -> None:
     """The picture of scikit-image is stained in the cytoplasm: nuclei are found by hematoxylin there."""
     picture = immunohistochemistry()

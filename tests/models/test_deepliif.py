@@ -240,6 +240,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     ("nets", "options", "message"),
     [
         ("G1 G51 G52 G_1", {"modalities_no": 1}, "mixes networks of different kinds"),
+        ("G1 G51 G52 GS1", {"modalities_no": 1}, "mixes networks of different kinds"),
         ("G1 GS0 GS1", {"model": "CycleGAN"}, "says model CycleGAN, but the files"),
         ("G1 GS0 GS1", {"model": "Other"}, "says model 'Other'"),
         ("G1 GS0 GS1", {"modalities_no": "__import__('os').system('touch executed')"}, "modalities_no is .* expected a whole number"),
@@ -264,11 +265,20 @@ def test_folders_that_contradict_themselves(
     assert "\n" not in str(raised.value) and not (tmp_path / "executed").exists()
 
 
-def test_code_in_options_that_do_not_matter_is_said_and_never_run(tmp_path: Path, monkeypatch, caplog) -> None:
+def test_code_in_options_that_do_not_matter_is_said_and_never_run(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "m", "G1 GS0 GS1", modalities_no=1, name="open('executed', 'w').close()", phase="(" * 900)
-    assert open_translator(tmp_path / "m").images == ("mod1", "Seg")
-    assert "looks like code" in caplog.text and "name" in caplog.text and not (tmp_path / "executed").exists()
+    translator = open_translator(tmp_path / "m")
+    assert translator.images == ("mod1", "Seg")
+    (warning,) = translator.warnings
+    assert "name looks like code" in warning and not (tmp_path / "executed").exists()
+
+
+def test_an_option_file_without_options_is_said(tmp_path: Path) -> None:
+    write_folder(tmp_path / "m")
+    (tmp_path / "m" / "train_opt.txt").write_bytes(bytes(range(256)) * 100)
+    (warning,) = open_translator(tmp_path / "m").warnings
+    assert "train_opt.txt holds no options" in warning
 
 
 def test_which_state_of_a_model(tmp_path: Path) -> None:
@@ -285,7 +295,7 @@ def test_which_state_of_a_model(tmp_path: Path) -> None:
 def test_networks_that_are_none(tmp_path: Path) -> None:
     write_folder(tmp_path / "m", "G1 GS0 GS1", modalities_no=1)
     net = tmp_path / "m" / "latest_net_G1.pth"
-    for content, message in ((b"nothing", "not a file of weights"), (b"", "not a file of weights")):
+    for content, message in ((b"nothing", "not a file of weights"), (b"", "not a file of weights. It may be")):
         net.write_bytes(content)
         with pytest.raises(ModelError, match=message):
             open_deepliif(tmp_path / "m").passes(("mod1",), None)(windows(1))

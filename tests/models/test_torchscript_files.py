@@ -159,6 +159,10 @@ def test_tensors_that_reach_beyond_their_numbers(script: Path) -> None:
 
 
 def test_archives_that_are_damaged(script: Path) -> None:
+    with pytest.raises(ModelError, match="is no network"):
+        read_torchscript(rewritten(script, tree=b"\x80\x02]."))
+    with pytest.raises(ModelError, match="not a TorchScript archive"):
+        read_torchscript(rewritten(script, tree=b"\x80\x02" + b"]" * (3 << 20) + b"."))
     with pytest.raises(ModelError, match="another size than it says"):
         read_torchscript(rewritten(script, storage=b"\0" * 7))
     with pytest.raises(ModelError, match="byte order"):

@@ -180,6 +180,22 @@ def test_a_nucleus_belongs_to_the_last_annotation_that_holds_its_centroid() -> N
     assert (inside[0] & inside[1]).any()
 
 
+@pytest.mark.parametrize("block", [16, 1024])
+def test_the_marker_is_looked_at_inside_of_annotations_only(block: int) -> None:
+    """So that it does not matter what was inferred elsewhere."""
+    marker = np.random.default_rng(0).integers(0, 256, (50, 70), np.uint8)
+    ring = np.array([(10, 5), (40, 5), (40, 30), (10, 30)], float)
+    inside = Regions(Rings.of([[ring], [ring + 4]]))
+    source = ArraySource(np.zeros((3, 50, 70), np.uint8), marker)
+    found = find_nuclei(source, Thresholds(), inside=inside, block=block).marker_histogram
+    held = np.zeros((50, 70), bool)
+    held[5:30, 10:40] = held[9:34, 14:44] = True
+    assert found is not None
+    assert found.tolist() == np.bincount(marker[held], minlength=256).tolist()
+    whole = find_nuclei(source, Thresholds(), block=block).marker_histogram
+    assert whole is not None and whole.tolist() == np.bincount(marker.ravel(), minlength=256).tolist()
+
+
 def test_wishes_without_the_pictures_they_need() -> None:
     source = ArraySource(coloured(two_discs(1), np.random.default_rng(0)))
     with pytest.raises(UsageError, match="optical density"):

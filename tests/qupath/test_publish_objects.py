@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mxbridge.cells import Rings
 from mxbridge.errors import InputError
 from mxbridge.results import ImageValue, Measurement, NewObjects, Results
 from mxbridge.workspaces.qupath.ledger import Ledger
@@ -95,6 +96,28 @@ def test_classes_have_the_colours_that_qupath_gives_them(workspace):
     assert default_class_color("Negative") == (0xFF5A5AB4 - (1 << 32))
     assert default_class_color("Nonsense: Positive") == listed["Tumor: Positive"]
     assert default_class_color("Positive: Nonsense") not in (listed["Tumor: Positive"], default_class_color("Positive"))
+
+
+def test_a_class_given_by_hand_stays_when_other_thresholds_lose_or_reshape_the_nucleus(workspace):
+    first = nuclei(workspace)
+    workspace.publish(first)
+    edited(workspace, lambda tree: tree.set_class([of_key(tree, "10"), of_key(tree, "11")], "Stroma", {}))
+    hand = ours(workspace)
+    few = nuclei(workspace, run="run-2", without=(10, 12))
+    (objects,) = few.objects
+    xy = objects.outlines.xy.copy()
+    starts = objects.outlines.ring_starts
+    xy[starts[10] : starts[11]] += 1  # that of "11", as "10" is left out
+    other = replace(few, objects=(replace(objects, outlines=Rings(xy, starts, objects.outlines.object_starts)),))
+    for results in (other, replace(other, run_id="run-3"), nuclei(workspace, run="run-4", without=(10, 12, 20))):
+        notes = " ".join(workspace.publish(results).notes)
+        now = ours(workspace)
+        assert (now["10"], now["11"]) == (hand["10"], hand["11"])
+        assert "12" not in now
+        assert "were kept because they were edited" in notes
+    assert "20" not in now
+    workspace.publish(first)
+    assert {k: o["class"] for k, o in ours(workspace).items() if k in ("10", "11")} == {"10": "Stroma", "11": "Stroma"}
 
 
 def test_what_people_did_to_nuclei_stays(workspace):

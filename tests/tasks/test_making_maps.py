@@ -162,6 +162,32 @@ def annotation(box: Box, shape: tuple[int, int]) -> OutlineCells:
     return OutlineCells(("a",), (None,), shape, Rings.of([[ring]]))
 
 
+def test_the_sample_is_of_the_slide_wherever_annotations_are(tmp_path: Path) -> None:
+    pixels = tissue((256, 320))
+    pixels[:, :, 160:] //= 2
+    toy = ToyTranslator(statistics=True)
+    whole = made(picture(pixels), tmp_path / "whole", toy, statistics="slide").maps
+    where = annotation(Box(10, 20, 60, 90), (256, 320))
+    part = made(picture(pixels), tmp_path / "part", toy, statistics="slide", inside=where)
+    assert part.skipped["outside"] > 0
+    assert part.sample == whole.made["sample"] and max(part.sample["windows"]) > 20
+    near = Box(0, 0, 100, 130)
+    np.testing.assert_array_equal(part.maps.read("Seg", near), whole.read("Seg", near))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pixels_that_no_network_saw_are_counted(tmp_path: Path, batch: int) -> None:
+    found = made(picture(half_empty()), tmp_path, batch=batch).maps
+    shown = found.read("Hematoxylin", Box(0, 0, 256, 512))
+    blank = (shown == np.array(FILLS["Hematoxylin"])[:, None, None]).all(axis=0)
+    assert found.blank("Hematoxylin") == (int(blank.sum()), FILLS["Hematoxylin"])
+    assert found.blank("Marker")[1] == FILLS["Marker"]
+    stopped = ToyTranslator(stop_after=9)
+    with suppress(Stopped):
+        made(picture(half_empty()), tmp_path / "again", stopped, batch=batch)
+    assert made(picture(half_empty()), tmp_path / "again", batch=batch).maps.blank("Marker")[0] == blank.sum()
+
+
 @pytest.mark.parametrize("um", [0.25, 0.5])
 def test_only_windows_near_annotations_are_run(tmp_path: Path, um: float) -> None:
     pixels = tissue((200, 260))

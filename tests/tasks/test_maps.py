@@ -124,11 +124,12 @@ def test_everything_that_decides_pixels_is_in_the_basis() -> None:
         map_basis(toy, image, replace(SETTINGS, skip_blank=False)),
         map_basis(toy, image, replace(SETTINGS, compat=True, tile_size=64)),
         map_basis(toy, image, replace(SETTINGS, compat=True, tile_size=32)),
+        map_basis(toy, image.with_pixel_size(0.3), replace(SETTINGS, compat=True, tile_size=32)),
     ]
     hashes = {json.dumps(basis, sort_keys=True) for basis in [base, *others]}
     assert len(hashes) == 1 + len(others)
     frozen = map_basis(toy, image, replace(SETTINGS, statistics="slide"))
-    assert frozen["statistics"]["windows"] == 1  # networks sample fewer windows than what learns colours
+    assert frozen["statistics"]["windows"] == 2  # networks sample fewer windows than what learns colours
     assert json.dumps(frozen, sort_keys=True) not in hashes
 
 

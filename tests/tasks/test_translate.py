@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from mxbridge import api
+from mxbridge.cells import OutlineCells, Rings
 from mxbridge.errors import BrokenFile, InputError, NoPixelSize, NotApplicable, UsageError
 from mxbridge.models.deconvolution import Deconvolution
 from mxbridge.results import Results
@@ -22,8 +23,10 @@ from mxbridge.stream.engine import Engine
 from mxbridge.tasks.over_images import Finished
 from mxbridge.tasks.translate import translate
 from mxbridge.tasks.translating import map_sources, opening
+from mxbridge.tasks.translating.annotations import Annotations
 from mxbridge.workspaces.memory import MemoryWorkspace
 from tests.toy_ihc import ihc, nuclei_on_a_grid, positives
+from tests.toy_translator import ToyTranslator
 
 SHAPE = (128, 160)
 TOTAL, POSITIVE = positives(SHAPE)
@@ -172,6 +175,13 @@ def test_rescoring_gives_what_a_new_run_gives(do: Do, tmp_path: Path) -> None:
     assert again.result_keys == new.result_keys
 
 
+def test_rescoring_separates_as_a_new_run_does(do: Do, place: MemoryWorkspace) -> None:
+    """By outlines alone, where the model makes no image for it."""
+    first = do().run
+    again = api.rescore(first.path, workspace=place, separate=True).run
+    assert results_of(again).objects[0].same_as(results_of(do(separate=True, resume=False).run).objects[0])
+
+
 def test_what_cannot_be_rescored_says_why(do: Do, place: MemoryWorkspace, tmp_path: Path) -> None:
     first = do().run
     for option in ({"weighting": "test"}, {"statistics": "slide"}, {"stains": "H&E"}, {"outputs": "all"}):
@@ -202,6 +212,16 @@ def test_damaged_maps_are_made_again_by_translate(do: Do) -> None:
     assert score_of(second)["seg_thresh"] == 150
     with pytest.raises(InputError, match="no finished maps"):
         api.rescore(first.path, workspace=MemoryWorkspace({"a": (ihc(SHAPE), COLOURS, 0.5)}))
+
+
+def test_a_lost_piece_of_maps_is_no_blank_slide(do: Do, place: MemoryWorkspace) -> None:
+    """The format reads it as black: there would be no nuclei, and nothing said."""
+    first = do().run
+    maps = first.folder_of(first.images[0]) / "maps.zarr"
+    next(path for path in sorted(maps.rglob("*")) if path.is_file() and path.name != "zarr.json").unlink()
+    with pytest.raises(BrokenFile, match=r"maps are damaged .*--restart"):
+        api.rescore(first.path, workspace=place, seg_threshold=150)
+    assert score_of(do(seg_threshold=150).run)["num_total"] == TOTAL
 
 
 def test_a_blank_slide_has_no_cells_and_is_no_error(tmp_path: Path, do: Do) -> None:
@@ -288,6 +308,53 @@ def test_marker_threshold_turns_nuclei_positive(do: Do) -> None:
     every = score_of(do(marker_threshold=-0.0).run)
     assert every["num_pos"] == POSITIVE  # no DAB at all is not above 0
     assert every["marker_thresh"] == 0
+
+
+def test_the_automatic_marker_threshold_is_that_of_what_networks_saw(tmp_path: Path) -> None:
+    """Blank windows have a colour of their own, which must not drown that of a little tissue."""
+    small = np.full((3, 64, 64), 240, np.uint8)
+    small[:, 8:56, 8:56] = np.random.default_rng(0).integers(20, 200, (3, 48, 48))
+    large = np.pad(small, ((0, 0), (0, 640), (0, 640)), constant_values=240)
+    found = []
+    for name, pixels in (("small", small), ("large", large)):
+        workspace = MemoryWorkspace({"a": (pixels, COLOURS, 0.25)}, runs_home=tmp_path / name)
+        run = api.translate(workspace, ToyTranslator(), engine=Engine("cpu", workers=1), marker_threshold="auto").run
+        assert (name == "large") == bool(run.images[0].counts["maps"]["skipped"])
+        found.append(score_of(run)["marker_thresh"])
+    assert found[0] > 100
+    assert found[0] == pytest.approx(found[1], abs=3)
+
+
+def test_a_largest_area_alone_leaves_the_smallest_as_it_is(do: Do) -> None:
+    automatic = score_of(do().run)
+    limited = score_of(do(max_area=50.0).run)
+    assert limited["size_thresh"] == automatic["size_thresh"] > 0
+    assert limited["size_thresh_upper"] == 200
+    assert limited["num_total"] == TOTAL - POSITIVE  # the others are larger
+
+
+@pytest.mark.parametrize("um", [0.17, 0.3, 0.9])
+def test_nuclei_end_with_the_image(tmp_path: Path, do: Do, um: float) -> None:
+    """The last pixels of maps may reach beyond it."""
+    pixels = ihc((101, 103))
+    pixels[:, -40:, -40:] = np.array([90, 60, 160])[:, None, None]
+    workspace = MemoryWorkspace({"a": (pixels, COLOURS, um)}, runs_home=tmp_path / "runs")
+    run = do(workspace, size="none").run
+    (objects,) = results_of(run).objects
+    assert objects.outlines.xy.max(axis=0).tolist() == [103, 101]
+    table = pd.read_parquet(run.path / "nuclei.parquet")
+    assert table["x_px"].max() <= 103 and table["y_px"].max() <= 101
+
+
+def test_maps_do_not_depend_on_where_nuclei_are_looked_for(place: MemoryWorkspace) -> None:
+    """So that those of a whole slide serve for its annotations, also where levels are found on a sample of the slide."""
+    source = opening.networks(place, "deconvolution", Engine("cpu"), opening.TranslateOptions())
+    (ref,) = place.list()
+    ring = np.array([(10, 10), (60, 10), (60, 60)], float)
+    drawn = OutlineCells(("a",), (None,), SHAPE, Rings.of([[ring]]))
+    image = place.pull(ref).image
+    whole, inside = (source.plan(image, ref, a) for a in (Annotations(None), Annotations(drawn, limiting=True)))
+    assert whole.fingerprint == inside.fingerprint
 
 
 def test_an_open_model_serves_as_well(place: MemoryWorkspace) -> None:
@@ -383,6 +450,25 @@ class TestFromSeg:
         grey = save(tmp_path / "g.png", seg[0])
         with pytest.raises(NotApplicable, match="one channel"):
             self.go([grey], home=tmp_path / "run")
+
+    def test_pictures_of_a_pattern_are_paired_in_order(self, tmp_path: Path, seg: np.ndarray) -> None:
+        for name, shift in (("a", 0), ("b", 5)):
+            save(tmp_path / f"{name}_seg.png", np.roll(seg, shift, axis=1))
+            marker = np.zeros((60, 90), np.uint8)
+            marker[40 + shift, 10] = 200
+            save(tmp_path / f"{name}_marker.png", marker)
+        patterns = [tmp_path / "*_seg.png"], [tmp_path / "*_marker.png"]
+        run = self.go(*patterns, home=tmp_path / "run", marker_threshold=100)
+        assert [image.counts["score"]["num_pos"] for image in run.images] == [2, 2]
+
+    def test_what_is_in_um_needs_their_scale(self, tmp_path: Path, seg: np.ndarray) -> None:
+        picture = save(tmp_path / "s.png", seg)
+        for options in ({"objects": "cells"}, {"min_area": 5.0}, {"max_area": 500.0}):
+            with pytest.raises(NoPixelSize):
+                self.go([picture], home=tmp_path / "run", **options)
+        assert not (tmp_path / "run").exists()  # said before anything is done
+        run = self.go([picture], home=tmp_path / "run", objects="cells", resolution="40x")
+        assert len(results_of(run).objects[0]) == 3
 
     def test_the_resolution_bounds_the_automatic_size(self, tmp_path: Path, seg: np.ndarray) -> None:
         found = {}

@@ -26,14 +26,29 @@ def write_band(
     before: WindowRow | None,
     here: WindowRow,
     fills: Mapping[str, tuple[int, int, int]],
-) -> None:
-    """Write the rows of pixels that are settled once the row of windows ``here`` is finished. Raises OutputError."""
+) -> int:
+    """Write the rows of pixels that are settled once the row of windows ``here`` is finished, and say how many pixels no window
+    shows. Raises OutputError."""
     y0, y1 = grid.y.settled(here.row)
     rows = [row for row in (before, here) if row is not None and row.row in grid.y.meeting(y0, y1)]
+    blank = 0
     for x0 in range(0, grid.shape[1], BLOCK):
         box = Box(y0, x0, y1, min(x0 + BLOCK, grid.shape[1]))
+        blank += unseen(grid, rows, box)
         for image in maps.images:
             maps.write(image, box, blended(grid, rows, image, box, fills.get(image, (0, 0, 0))))
+    return blank
+
+
+def unseen(grid: WindowGrid, rows: list[WindowRow], box: Box) -> int:
+    """Pixels of ``box`` in which no window that was run has a share."""
+    seen = np.zeros(box.shape, bool)
+    for row in rows:
+        y0, y1 = (min(max(y, box.y0), box.y1) - box.y0 for y in grid.y.support(row.row))
+        for column in (c for c in grid.x.meeting(box.x0, box.x1) if row.fates.get(c) == Fate.RUN):
+            x0, x1 = (min(max(x, box.x0), box.x1) - box.x0 for x in grid.x.support(column))
+            seen[y0:y1, x0:x1] = True
+    return int(seen.size - np.count_nonzero(seen))
 
 
 def blended(

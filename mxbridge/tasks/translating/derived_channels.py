@@ -96,7 +96,9 @@ def write_brightfield(
     file = f"{plain_names([f'{name} ({maps.translator})'])[0]} {key[:6]}.ome.zarr"
     channels = [ShownChannel(colour, name, shares, color) for colour, shares, color in PRIMARIES]
     _write(maps, image, channels, folder, file, version, tell)
-    return DerivedImage(file, tuple(c.name for c in channels), key, show="apart", rgb=True, title=f"{name}, {maps.translator}")
+    return DerivedImage(
+        file, tuple(c.name for c in channels), key, show="apart", rgb=True, title=f"{name}, {maps.translator}"
+    )
 
 
 def _write(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,8 @@ def _find_in(
         separate=Separation() if options.separate else None,
         tell=tell("finding nuclei"),
     )
+    if not (plan.compat or annotations.limiting):
+        nuclei = _without_blank(nuclei, source)
     judged = judge(nuclei, thresholds, limits)
     holding = np.zeros((0, 2), np.int64) if drawn is None else drawn.holding(nuclei.centroid)
     region = np.full(len(nuclei), -1, np.int64)
@@ -136,6 +138,18 @@ def _find_in(
         peer_score=_peer_score(judged, plan.compat),
         drawing=(source, nuclei, judged),
     )
+
+
+def _without_blank(nuclei: Nuclei, source: MapPixels) -> Nuclei:
+    """Of the marker's brightness, from which a threshold may be found, only what networks have made of the slide: however much of
+    it is glass or beyond annotations. (The published program counts blank tiles.)"""
+    if nuclei.marker_histogram is None or source.marker_image is None:
+        return nuclei
+    pixels, colour = source.maps.blank(source.marker_image)
+    counts = nuclei.marker_histogram.copy()
+    level = min(255, max(colour, default=0))
+    counts[level] = max(0, counts[level] - pixels)
+    return replace(nuclei, marker_histogram=counts)
 
 
 def _scores(judged: Judged, holding: NDArray[np.int64], annotations: Annotations, as_peer: bool) -> list[RegionScore]:
@@ -198,7 +212,7 @@ def _thresholds(got: FoundMaps, plan: MapPlan, options: TranslateOptions) -> Thr
         um = got.maps.um_per_px
         if um is None:
             raise NoPixelSize(got.image.name)
-        size = NONE if options.min_area is None else options.min_area / (um[0] * um[1])
+        size = options.size if options.min_area is None else options.min_area / (um[0] * um[1])
         upper = None if options.max_area is None else options.max_area / (um[0] * um[1])
     return Thresholds(
         seg=options.seg_threshold,

@@ -36,7 +36,7 @@ class MapPlan:
     """What the maps of one image will be, decided without its pixels.
 
     fingerprint: of all that decides their pixels but for ``images``, the names that are needed. compat, tile_size: how the
-    published program would cut the image. warnings, notes: for people.
+    published program would cut the image. scaled: whether their pixels have a size in µm. warnings, notes: for people.
     """
 
     fingerprint: str
@@ -44,6 +44,7 @@ class MapPlan:
     system: System
     compat: bool = False
     tile_size: int | None = None
+    scaled: bool = True
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -60,7 +61,11 @@ class FoundMaps:
 
 
 class MapSource(Protocol):
-    """Gives the maps of an image. model: what run.json says of what makes them. machine: on what they are made."""
+    """Gives the maps of an image. model: what run.json says of what makes them. machine: on what they are made. warnings: of the
+    model."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
 
     @property
     def model(self) -> dict[str, Any]: ...
@@ -129,6 +134,10 @@ class NetworkMaps:
     def machine(self) -> dict[str, Any]:
         return self.engine.describe()
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(getattr(self.translator, "warnings", ()))
+
     @cached_property
     def earlier(self) -> dict[str, list[KeptMaps]]:
         """Maps of earlier runs by fingerprint."""
@@ -150,10 +159,8 @@ class NetworkMaps:
         translator, notes = self.translator_for(ref)
         basis = map_basis(translator, image, self.settings)
         del basis["images"]  # those of an earlier run may be more than are needed
-        # a sample of the slide is taken where nuclei are looked for
-        sampled = annotations.limit_hash if self.settings.samples(translator) else ""
         return MapPlan(
-            fingerprint=digest([basis, sampled, self.precision]),
+            fingerprint=digest([basis, self.precision]),
             images=self.settings.images,
             system=System.of(translator),
             compat=self.settings.compat,
@@ -219,6 +226,7 @@ class RunMaps:
     run: Run
     options: TranslateOptions
     by_id: Mapping[str, KeptMaps]
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, run: Run, options: TranslateOptions) -> RunMaps:
@@ -282,7 +290,7 @@ def _needed(system: System, there: Sequence[str], *, separate: bool, where: str)
     """The images that nuclei are found in. Raises UsageError where they were not made."""
     if not system.segs or not set(system.segs) <= set(there):
         raise UsageError(f"{where}: no segmentation image was made there", hint="Run translate with --outputs cells")
-    if separate and system.separating(tuple(there)) is None:
+    if separate and system.separating_image and system.separating(tuple(there)) is None:
         raise UsageError(
             f"{where}: no image by which nuclei could be separated was made there ({', '.join(system.separating_image)})",
             hint="Run translate with --separate",

@@ -7,6 +7,7 @@ folder of the run, so that nuclei can be found again with other thresholds and n
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ FORMAT = "mxbridge maps 1"
 ALGORITHM = 1
 """Counts up when the same settings give other pixels."""
 OURS = "mxbridge"
+AGAIN = "Run translate again, with --restart"
 CHUNK = 512
 SAMPLED, FROZEN, SEED = 12, 8, 20240501
 """Windows of which a translator learns a slide's colours; windows on which networks freeze their statistics, at most; and the
@@ -70,7 +72,7 @@ class MapSettings:
 
     def sampled(self, translator: Translator, windows: int) -> int:
         """Windows in that sample. A window in it costs a network as much time as one of the slide, and far more memory."""
-        return SAMPLED if translator.samples_slide else min(FROZEN, -(-windows // 4))
+        return SAMPLED if translator.samples_slide else min(FROZEN, max(2, -(-windows // 4)))
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def map_basis(translator: Translator, image: LocalImage, settings: MapSettings) 
         "channels": list(colours.channels),
         "shape": list(seen.shape),
         "ratio": [seen.y.ratio, seen.x.ratio],
+        "um_per_px": geometry.um_per_px,
         "compat": settings.compat,
         "windows": {
             "side": grid.side,
@@ -169,6 +172,14 @@ class Maps:
         """Of everything that decided their pixels; empty for maps from arrays."""
         return str(self.made.get("fingerprint", ""))
 
+    def blank(self, image: str) -> tuple[int, tuple[int, ...]]:
+        """How many pixels no network has seen, and the colour that ``image`` has there. Raises BrokenFile."""
+        try:
+            told = self.made.get("blank") or {"pixels": 0, "colours": {}}
+            return int(told["pixels"]), tuple(int(level) for level in told["colours"].get(image, (0, 0, 0)))
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise BrokenFile(self.path or image, f"these maps are damaged ({error})") from error
+
     def read(self, image: str, box: Box) -> NDArray[np.uint8]:
         """Colours ``(3, y, x)`` of ``box``, which must lie inside. Raises InputError."""
         if image not in self.images:
@@ -176,7 +187,7 @@ class Maps:
         try:
             return np.asarray(self._planes[image][:, box.y0 : box.y1, box.x0 : box.x1], np.uint8)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise BrokenFile(self.path or image, f"the map {image} cannot be read ({error})") from error
+            raise BrokenFile(self.path or image, f"the map {image} cannot be read ({error})", hint=AGAIN) from error
 
     @classmethod
     def of_arrays(
@@ -210,7 +221,7 @@ class Maps:
             )
         maps = opened(path)
         if maps is None:
-            raise BrokenFile(path, "these are no finished maps of mxbridge", hint="Run translate again")
+            raise BrokenFile(path, "these are no finished maps of mxbridge", hint=AGAIN)
         return maps
 
 
@@ -232,6 +243,8 @@ def opened(path: Path) -> Maps | None:
         planes: dict[str, Any] = {name: group[f"{k}"] for k, name in enumerate(images)}
         if not images or any(p.shape != (3, *seen.shape) or p.dtype != np.uint8 for p in planes.values()):
             raise ValueError("arrays of another size or type")
+        if about["pieces"] != _pieces(path):
+            raise ValueError(f"{_pieces(path)} of {about['pieces']} files are there")
         um = about["um_per_px"]
         return Maps(
             images,
@@ -244,7 +257,12 @@ def opened(path: Path) -> Maps | None:
             path,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        raise BrokenFile(path, f"these maps are damaged ({error})", hint="Run translate again") from error
+        raise BrokenFile(path, f"these maps are damaged ({error})", hint=AGAIN) from error
+
+
+def _pieces(path: Path) -> int:
+    """Files with pixels; one that is lost would read as black. Raises OSError."""
+    return sum(name != "zarr.json" for _, _, names in os.walk(path) for name in names)
 
 
 class GrowingMaps:
@@ -283,7 +301,7 @@ class GrowingMaps:
     def finish(self, made: Mapping[str, Any]) -> None:
         """Say that they are whole, and how they were made."""
         try:
-            self._group.attrs[OURS] = {**self._attributes, "made": dict(made)}
+            self._group.attrs[OURS] = {**self._attributes, "pieces": _pieces(self.path), "made": dict(made)}
         except OSError as error:
             raise output_error(self.path, error) from error
 

@@ -86,6 +86,8 @@ class TranslateOptions:
         for option, name in (("--base-class", self.base_class), ("--marker", self.marker)):
             if name is not None and (not name.strip() or not name.isprintable()):
                 raise UsageError(f"{option} {name!r} is no name")
+        if self.base_class is not None and not all(part.strip() for part in self.base_class.split(":")):
+            raise UsageError(f"--base-class {self.base_class!r} has an empty part", hint="As in Tumor, or CD8: T cell")
         if self.marker is not None and ":" in self.marker:
             raise UsageError(f"--marker {self.marker!r}: a colon cannot be part of a marker's name")
 
@@ -128,6 +130,11 @@ class TranslateOptions:
     @property
     def _in_area(self) -> bool:
         return self.min_area is not None or self.max_area is not None
+
+    @property
+    def needs_scale(self) -> bool:
+        """Whether something is given in µm or µm²."""
+        return self._in_area or self.objects == "cells"
 
     @property
     def wants_nuclei(self) -> bool:

@@ -39,6 +39,7 @@ class PictureMaps:
 
     markers: Mapping[str, Path]
     um_per_px: float | None = None
+    warnings: tuple[str, ...] = ()
     _last: tuple[Path, LocalImage] | None = field(default=None, init=False)
     """The marker's picture that was opened last: pictures are decoded whole."""
 
@@ -49,12 +50,13 @@ class PictureMaps:
         """The source and the place where its pictures are. Raises UsageError, SourceError."""
         workspace = FilesWorkspace(list(segs))
         refs = workspace.list()
-        if markers and len(markers) != len(refs):
+        there = [Path(found.id) for marker in markers for found in FilesWorkspace(marker).list()]
+        if there and len(there) != len(refs):
             raise UsageError(
-                f"{len(markers)} --marker-image for {len(refs)} segmentation pictures",
+                f"{len(there)} --marker-image for {len(refs)} segmentation pictures",
                 hint="Give one for each, in the same order",
             )
-        beside = {ref.id: Path(path) for ref, path in zip(refs, markers, strict=True)} if markers else {}
+        beside = {ref.id: path for ref, path in zip(refs, there, strict=True)} if there else {}
         return cls(beside, um_per_px), workspace
 
     @property
@@ -82,6 +84,7 @@ class PictureMaps:
             images=images,
             system=self.system,
             warnings=colours.warnings,
+            scaled=known,
             notes=() if known else (NO_SCALE,),
         )
 

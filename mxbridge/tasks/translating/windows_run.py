@@ -230,6 +230,10 @@ class _WindowsRun:
         """In a reading thread: the colours of a window, or why it is skipped. Raises InputError."""
         if self.inside is not None and not self._meets(window, self.inside):
             return _ReadWindow(window, Fate.OUTSIDE)
+        return self._seen(window)
+
+    def _seen(self, window: Window) -> _ReadWindow:
+        """The same wherever annotations are."""
         compat, skip = self.settings.compat, self.settings.skip_blank
         if skip and not compat and self.low.is_blank(window.box):
             return _ReadWindow(window, Fate.BLANK_BELOW)
@@ -256,14 +260,15 @@ class _WindowsRun:
     def _load(self) -> None:
         """The passes, when the first window needs them; frozen on a sample of the slide where that is asked for.
 
-        A run that goes on chooses the same sample again. Raises ModelError, InputError.
+        It is the whole slide that is sampled, also where windows are run near annotations only: what is found in one annotation
+        does not change with another. A run that goes on chooses the same sample again. Raises ModelError, InputError.
         """
         passes = self.translator.passes(self.settings.images, self.settings.weighting)
         told: dict[str, Any] = {"networks": list(passes.networks)}
         passes = self.engine.prepare_windows(passes)
         if self.settings.samples(self.translator):
             count = self.settings.sampled(self.translator, len(self.grid))
-            sample = choose_sample(self.grid, lambda window: self._read(window).pixels, count)
+            sample = choose_sample(self.grid, lambda window: self._seen(window).pixels, count)
             passes = self.engine.frozen(passes, network_input(sample.pixels, self.engine.torch_device))
             told["sample"] = sample.describe()
         self._passes = passes
@@ -271,10 +276,10 @@ class _WindowsRun:
 
     # --- what is told ---
 
-    def tally(self, row: WindowRow, apart: Mapping[str, tuple[float, int]]) -> bytes:
-        """What is remembered of a row whose windows are thrown away."""
+    def tally(self, row: WindowRow, apart: Mapping[str, tuple[float, int]], blank: int) -> bytes:
+        """What is remembered of a row whose windows are thrown away. blank: pixels that no window shows."""
         fates = Counter(fate.name for fate in row.fates.values())
-        return json.dumps({"fates": fates, "apart": apart, **self._told}).encode()
+        return json.dumps({"fates": fates, "apart": apart, "blank": blank, **self._told}).encode()
 
     def _made(self, tallies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         fates: Counter[str] = Counter()
@@ -291,6 +296,12 @@ class _WindowsRun:
             "windows": len(self.grid),
             "run": fates[Fate.RUN.name],
             "skipped": {reason: count for reason, count in skipped.items() if count},
+            "blank": {
+                "pixels": sum(tally["blank"] for tally in tallies),
+                "colours": {
+                    image: list(self.translator.fills().get(image, (0, 0, 0))) for image in self.settings.images
+                },
+            },
             "networks": told.get("networks", []),
             "passes": told.get("passes"),
             "sample": told.get("sample"),
@@ -350,9 +361,9 @@ class _Band:
     here: WindowRow
 
     def __call__(self) -> None:
-        write_band(self.maps, self.run.grid, self.before, self.here, self.run.translator.fills())
-        images = self.run.settings.images
-        self.bands.append(self.run.tally(self.here, disagreement(self.run.grid, self.before, self.here, images)))
+        blank = write_band(self.maps, self.run.grid, self.before, self.here, self.run.translator.fills())
+        apart = disagreement(self.run.grid, self.before, self.here, self.run.settings.images)
+        self.bands.append(self.run.tally(self.here, apart, blank))
         if self.before is not None:
             self.before.close()
             row_path(self.run.rows, self.before.row).unlink(missing_ok=True)

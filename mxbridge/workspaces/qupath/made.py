@@ -79,7 +79,8 @@ def put_objects(
     known_colors: Colors,
 ) -> tuple[State, list[str]]:
     """Make the objects of ``keys`` in the tree those of ``results``; edited ones are kept, of the others only what is
-    another is touched. A class that a user has given to one of them since stays as well."""
+    another is touched. A class that a user has given to one of them since stays as well, and with it an object that is not
+    wanted any more, or not in this shape."""
     table, wanted = tree.table, _Wanted.of(results, entry_id)
     hashes = [geometry_hashes(o.outlines, o.nuclei) for o in results.objects]
     rows, ids = _ours(table, keys, entry_id, wanted.number)
@@ -87,6 +88,13 @@ def put_objects(
     flat = [(part, k) for part, objects in enumerate(results.objects) for k in range(len(objects))]
     staying: list[tuple[int, int]] = []
     stale: list[int] = []
+    given = _given_classes(state)
+    by_class = {
+        row
+        for row, identity, name in zip(rows.tolist(), ids, table.class_names(rows), strict=True)
+        if identity in given and name != given[identity] and not state.gave_class(identity, name)
+    }
+    kept: dict[str, list[str]] = {}
     done: set[int] = set()
     for row, identity, shape, by_hand, *told in zip(
         rows.tolist(), ids, geometry, edited.tolist(), table.kinds(rows).tolist(), table.names(rows), strict=True
@@ -102,6 +110,9 @@ def put_objects(
         ):
             done.add(number)
             staying.append((row, number))
+        elif row in by_class:
+            kept.setdefault(table.metadata(np.array([row], np.int64), KEY)[0] or "", []).append(identity)
+            done |= {number} if number is not None else set()
         else:
             stale.append(row)
     reclassed = _follow(table, state, wanted, staying, known_colors)
@@ -112,10 +123,10 @@ def put_objects(
     for number, _, which in wanted.split(missing):
         _add(tree, wanted, number, which, hashes[number], known_colors)
     objects = {key: made for key, made in state.objects.items() if key not in keys}
-    notes = _edited_note(int(edited.sum()))
+    notes = _edited_note(int(edited.sum()) + sum(map(len, kept.values())))
     notes += [f"{reclassed} objects keep the class they were given in QuPath"] if reclassed else []
     notes += [f"{len(deleted)} objects stay deleted, as they were deleted in QuPath"] if deleted else []
-    return replace(state, objects=objects | _remembered(wanted, results.run_id)), notes
+    return replace(state, objects=objects | _remembered(wanted, results.run_id, kept, given)), notes
 
 
 def take_objects(tree: ImageDataFile, state: State, keys: Collection[str], entry_id: str) -> tuple[State, list[str]]:
@@ -208,11 +219,7 @@ def _follow(
     table: ObjectTable, state: State, wanted: _Wanted, staying: Sequence[tuple[int, int]], known_colors: Colors
 ) -> int:
     """Give objects that stay the values and classes they have now; how many keep the class a user gave them."""
-    given = {
-        identity: name
-        for made in state.objects.values()
-        for identity, name in zip(made.ids, made.classes, strict=False)
-    }
+    given = _given_classes(state)
     reclassed = 0
     rows = np.array([row for row, _ in staying], np.int64)
     for number, which, k in wanted.split([number for _, number in staying]):
@@ -235,6 +242,15 @@ def _follow(
         if other := _other_columns(table, own, part, k):
             table.set_columns(own, {name: part.measurements[name][k] for name in other})
     return reclassed
+
+
+def _given_classes(state: State) -> dict[str, str | None]:
+    """Which class we gave to each object we made, by id."""
+    return {
+        identity: name
+        for made in state.objects.values()
+        for identity, name in zip(made.ids, made.classes, strict=False)
+    }
 
 
 def _other_columns(table: ObjectTable, rows: Ints, part: NewObjects, which: Ints) -> list[str]:
@@ -296,8 +312,10 @@ def _deleted_by_user(state: State, results: Results, present: set[str]) -> set[s
     return gone
 
 
-def _remembered(wanted: _Wanted, run_id: str) -> dict[str, MadeObjects]:
-    """For the ledger, by result key."""
+def _remembered(
+    wanted: _Wanted, run_id: str, kept: Mapping[str, Sequence[str]], given: Mapping[str, str | None]
+) -> dict[str, MadeObjects]:
+    """For the ledger, by result key. kept: ids of objects that stay for the class somebody gave them."""
     made: dict[str, MadeObjects] = {}
     for part, first in zip(wanted.parts, wanted.firsts, strict=False):
         before = made.get(part.result_key, MadeObjects(run_id, (), (), ()))
@@ -307,6 +325,11 @@ def _remembered(wanted: _Wanted, run_id: str) -> dict[str, MadeObjects]:
             (*before.classes, *part.class_names),
             tuple(dict.fromkeys((*before.columns, *part.measurements))),
         )
+    for key, identities in kept.items():
+        before = made.get(key, MadeObjects(run_id, (), (), ()))
+        more = [identity for identity in identities if identity not in wanted.number]
+        ids, classes = (*before.ids, *more), (*before.classes, *(given[identity] for identity in more))
+        made[key] = replace(before, ids=ids, classes=classes)
     return made
 
 
