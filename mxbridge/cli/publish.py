@@ -30,7 +30,7 @@ def publish(
 
 
 def undo(run: RunFolder, project: Project = None, path_map: options.PathMap = None, json: options.Json = False) -> None:
-    """Take the results of a run out of its project; what somebody edited since stays, and is reported."""
+    """Take the results of a run out of its project; values and outlines that somebody edited since stay, and are reported."""
     from mxbridge.tasks.publish import undo_run
 
     _say(undo_run(run, project=project, path_maps=path_map or ()), json, "taken out", "nothing to take out")

@@ -67,6 +67,7 @@ def say_where(finished: Finished, publish: bool, *, files: str, results: str, mo
     run = finished.run
     if not (finished.computed or finished.published or finished.errors or more):
         console.out.print("Nothing to do: all of this was done before. --restart does it again.")
-    console.out.print(f"{files}: {run.path.resolve()}", markup=False)
+    if any(image.error is None for image in run.images):
+        console.out.print(f"{files}: {run.path.resolve()}", markup=False)
     if publish and run.address.endswith(".qpproj") and not finished.errors:
         console.out.print(f"{results} in {run.address}", markup=False)

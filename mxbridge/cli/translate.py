@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxbridge.cli import console, options
+from mxbridge.cli import console, options, told
 from mxbridge.cli.sources import open_source
-from mxbridge.errors import SomeImagesFailed, UsageError
+from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
     from mxbridge.progress import Progress
@@ -80,7 +80,10 @@ def translate(
     ] = None,
     statistics: Annotated[
         Statistics | None,
-        _model("--statistics", "What networks normalise by: each tile (default), or the slide (no seams)"),
+        _model(
+            "--statistics",
+            "tile (default): each window by itself, as published; slide: one setting for the whole slide, no seams",
+        ),
     ] = None,
     compat: Annotated[str | None, _model("--compat", "Reproduce a published program: deepliif")] = None,
     tile_size: Annotated[
@@ -104,15 +107,16 @@ def translate(
         _nuclei("--large-noise-threshold", "Pixels from which a nucleus is noise: a number, auto or none (default)"),
     ] = None,
     size_threshold: Annotated[
-        str | None, _nuclei("--size-threshold", "Pixels a nucleus must exceed: a number, auto (default) or none")
+        str | None,
+        _nuclei(
+            "--size-threshold", "Smallest nucleus, in pixels of the model's scale: auto (default), a number or none"
+        ),
     ] = None,
-    size_upper: Annotated[float | None, _nuclei("--size-upper", "Pixels a nucleus must stay below")] = None,
+    size_upper: Annotated[float | None, _nuclei("--size-upper", "Largest nucleus, in those pixels")] = None,
     min_area: Annotated[
-        float | None, _nuclei("--min-area", "µm² a nucleus must exceed (instead of --size-threshold)")
+        float | None, _nuclei("--min-area", "Smallest nucleus in µm² (instead of --size-threshold)")
     ] = None,
-    max_area: Annotated[
-        float | None, _nuclei("--max-area", "µm² a nucleus must stay below (instead of --size-upper)")
-    ] = None,
+    max_area: Annotated[float | None, _nuclei("--max-area", "Largest nucleus in µm² (instead of --size-upper)")] = None,
     marker_threshold: Annotated[
         str | None,
         _nuclei("--marker-threshold", "Marker from which a nucleus is positive: a number, auto or none (default)"),
@@ -248,66 +252,32 @@ def _check_together(
 def _say_plan(
     workspace: Workspace, task: TranslateTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
 ) -> None:
-    from mxbridge.tasks.over_images import leave_out, plan_images, telling
-
-    plans, failed = plan_images(workspace, refs, task)
-    refs = refs if all_named else leave_out(refs, plans, failed, teller)
     described = task.describe()
-    rows = [
-        {
-            "image": plan.ref.name,
-            "id": plan.ref.id,
-            **plan.counts,
+    told.say_plans(
+        workspace,
+        task,
+        refs,
+        teller,
+        all_named=all_named,
+        document=described if as_json else None,
+        row=lambda plan: {
             "images": list(plan.basis["images"]),
             "targets": plan.basis["targets"],
             "notes": [*plan.warnings, *plan.notes],
-        }
-        for plan in plans
-    ]
-    rows += [{"image": r.name, "id": r.id, "error": str(failed[r.id])} for r in refs if r.id in failed]
-    if as_json:
-        console.print_json({"dry_run": True, **described, "images": rows})
-    for row in rows if not as_json else ():
-        what = (
-            row.get("error")
-            or f"{', '.join(row['images'])} by {described['model']['name']}, then {', '.join(row['targets'])}"
-        )
-        console.out.print(f"{row['image']}: {what}", markup=False)
-        for note in row.get("notes", ()):
-            console.out.print(f"  {note}", markup=False)
-    if failed and not plans:
-        raise telling(failed.values())
-    if failed:
-        raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be done", hint="They are named above")
+        },
+        what=lambda row: (
+            f"{', '.join(row['images'])} by {described['model']['name']}, then {', '.join(row['targets'])}"
+        ),
+    )
 
 
 def _say_result(finished: Finished, publish: bool, as_json: bool) -> None:
     from mxbridge.tasks.translate import summary
 
-    run = finished.run
     if as_json:
-        console.print_json(
-            {
-                "run": run.run_id,
-                "folder": run.path.resolve(),
-                "model": run.model,
-                "computed": finished.computed,
-                "published": finished.published,
-                "images": [
-                    {
-                        "id": i.id,
-                        "name": i.name,
-                        "status": i.status,
-                        "error": i.error,
-                        "warnings": i.warnings,
-                        **i.counts,
-                    }
-                    for i in run.images
-                ],
-            }
-        )
+        console.print_json(told.run_document(finished))
         return
-    rows = summary(run)
+    rows = summary(finished.run)
     if rows:
         several = len({row["model"] for row in rows}) > 1
         lines = [
@@ -323,12 +293,7 @@ def _say_result(finished: Finished, publish: bool, as_json: bool) -> None:
             for row in rows
         ]
         console.print_table(("image", "annotation", "class", "nuclei", "positive", "negative", "positive %"), lines)
-    if not finished.computed and not finished.published and not finished.errors:
-        console.out.print("Nothing to do: all of this was done before. --restart does it again.")
-    if any(image.error is None for image in run.images):
-        console.out.print(f"Tables, pictures and settings: {run.path.resolve()}", markup=False)
-    if publish and run.address.endswith(".qpproj") and not finished.errors:
-        console.out.print(f"The results are in {run.address}", markup=False)
+    told.say_where(finished, publish, files="Tables, pictures and settings", results="The results are")
 
 
 def _called(row: dict[str, Any]) -> str:

@@ -145,7 +145,8 @@ def test_what_people_did_to_nuclei_stays(workspace):
     assert {now[k]["class"] for k in ("11", "12")} == {"Stroma"}
     assert {o["class"] for k, o in now.items() if k not in ("10", "11", "12")} == {"Tumor: Positive"}
     assert "13" in now  # another run finds it again
-    workspace.retract(fl(workspace), [KEY])
+    notes = " ".join(workspace.retract(fl(workspace), [KEY]).notes)
+    assert "2 of the objects taken out had been given another class" in notes
     assert set(ours(workspace)) == {"10"}
 
 

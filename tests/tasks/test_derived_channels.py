@@ -13,10 +13,10 @@ from toy_translator import picture, tissue
 from mxbridge.formats.ome_zarr import is_derived
 from mxbridge.formats.open_image import open_image
 from mxbridge.stream.resample import Field
-from mxbridge.tasks.translating import derived_channels
-from mxbridge.tasks.translating.colours import colours_of
-from mxbridge.tasks.translating.derived_channels import shown_channels, write_brightfield, write_channels
-from mxbridge.tasks.translating.maps import Maps
+from mxbridge.tasks.mapping import derived_channels
+from mxbridge.tasks.mapping.colours import colours_of
+from mxbridge.tasks.mapping.derived_channels import shown_channels, write_brightfield, write_channels
+from mxbridge.tasks.mapping.maps import Maps
 
 SHAPE = (60, 90)
 KEY = "0123456789abcdef"

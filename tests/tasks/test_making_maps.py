@@ -22,9 +22,9 @@ from mxbridge.metrics.seams import seam_score
 from mxbridge.stream.engine import Engine
 from mxbridge.stream.resample import Field, resample
 from mxbridge.stream.windows import WindowGrid
-from mxbridge.tasks.translating import assemble, windows_run
-from mxbridge.tasks.translating.maps import Maps, MapSettings
-from mxbridge.tasks.translating.windows_run import MadeMaps, make_maps
+from mxbridge.tasks.mapping import assemble, windows_run
+from mxbridge.tasks.mapping.maps import Maps, MapSettings
+from mxbridge.tasks.mapping.windows_run import MadeMaps, make_maps
 
 IMAGES = ("Hematoxylin", "Marker", "Seg")
 

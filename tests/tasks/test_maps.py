@@ -16,8 +16,8 @@ from mxbridge.errors import BrokenFile, InputError, NoPixelSize, NotApplicable, 
 from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.models.translators import Weighting
 from mxbridge.stream.engine import Engine
-from mxbridge.tasks.translating.maps import Maps, MapSettings, map_basis
-from mxbridge.tasks.translating.windows_run import make_maps
+from mxbridge.tasks.mapping.maps import Maps, MapSettings, map_basis
+from mxbridge.tasks.mapping.windows_run import make_maps
 
 SHAPE = (70, 90)
 SETTINGS = MapSettings(("Seg", "Marker"))

@@ -21,8 +21,8 @@ from mxbridge.image import Box
 from mxbridge.metrics.seams import seam_score
 from mxbridge.models.translators import Translator, Weighting, open_translator
 from mxbridge.stream.engine import Engine
-from mxbridge.tasks.translating.maps import Maps, MapSettings
-from mxbridge.tasks.translating.windows_run import MadeMaps, make_maps
+from mxbridge.tasks.mapping.maps import Maps, MapSettings
+from mxbridge.tasks.mapping.windows_run import MadeMaps, make_maps
 
 pytestmark = pytest.mark.shared
 

@@ -21,8 +21,8 @@ from mxbridge.formats.open_image import open_image
 from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.models.maxim_input import own_field
 from mxbridge.stream.resample import Field
-from mxbridge.tasks.translating.colours import ColourReader, colours_of, grey, source_rgb
-from mxbridge.tasks.translating.tissue import LowLevel, is_blank_tile, is_blank_window, tissue_share
+from mxbridge.tasks.mapping.colours import ColourReader, colours_of, grey, source_rgb
+from mxbridge.tasks.mapping.tissue import LowLevel, is_blank_tile, is_blank_window, tissue_share
 
 SHAPE = (40, 50)
 PIXELS = tissue(SHAPE)

@@ -21,8 +21,8 @@ from mxbridge.metrics.pixel import PixelSums
 from mxbridge.metrics.ssim import RADIUS, SsimSums
 from mxbridge.runs import RECORD, Run
 from mxbridge.tasks.evaluating.class_images import LARGEST, PICTURES, by_stem, file_digest, picture_files
+from mxbridge.tasks.mapping.maps import Maps
 from mxbridge.tasks.translating.kept_maps import MAPS
-from mxbridge.tasks.translating.maps import Maps
 
 METRICS = (*PIXEL, *RADIUS)
 

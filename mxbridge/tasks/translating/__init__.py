@@ -1,1 +1,1 @@
-"""What ``translate`` does with one image: the maps that its networks make, and everything that follows from those."""
+"""What ``translate`` does with the maps of one image: where they come from, nuclei, classes, scores, tables, pictures."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mxbridge.image import Box, LocalImage
 from mxbridge.nuclei.source import brightness, optical_density
-from mxbridge.tasks.translating.colours import ColourReader, colours_of, grey
-from mxbridge.tasks.translating.maps import Maps
+from mxbridge.tasks.mapping.colours import ColourReader, colours_of, grey
+from mxbridge.tasks.mapping.maps import Maps
 
 BRIGHT_NUCLEI = ("DAPI",)
 """Images that are bright inside of nuclei; others by which nuclei are parted are bright where they meet."""

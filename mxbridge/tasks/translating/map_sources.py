@@ -16,13 +16,13 @@ from mxbridge.image import LocalImage
 from mxbridge.models.translators import Translator, Weighting
 from mxbridge.results import ImageRef
 from mxbridge.runs import Run, digest
+from mxbridge.tasks.mapping.colours import colours_of
+from mxbridge.tasks.mapping.maps import Geometry, Maps, MapSettings, map_basis
+from mxbridge.tasks.mapping.windows_run import make_maps
 from mxbridge.tasks.translating.annotations import Annotations
-from mxbridge.tasks.translating.colours import colours_of
 from mxbridge.tasks.translating.kept_maps import MAPS, KeptMaps, all_kept, choose_kept
-from mxbridge.tasks.translating.maps import Geometry, Maps, MapSettings, map_basis
 from mxbridge.tasks.translating.options import NONE, TranslateOptions
 from mxbridge.tasks.translating.system import System
-from mxbridge.tasks.translating.windows_run import make_maps
 from mxbridge.workspaces.base import Workspace
 
 if TYPE_CHECKING:

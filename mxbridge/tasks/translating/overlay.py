@@ -11,7 +11,7 @@ from mxbridge.cells import Rings
 from mxbridge.formats.atomic import write_atomically
 from mxbridge.image import Box, LocalImage
 from mxbridge.stream.resample import Field, Scale
-from mxbridge.tasks.translating.colours import ColourReader, colours_of
+from mxbridge.tasks.mapping.colours import ColourReader, colours_of
 
 OVERLAY = "overlay.png"
 LONGEST = 4096

@@ -16,11 +16,11 @@ from mxbridge.image import Box, LocalImage
 from mxbridge.results import ImageRef
 from mxbridge.runs import digest
 from mxbridge.stream.resample import Field, Scale
+from mxbridge.tasks.mapping.colours import ColourReader, colours_of
+from mxbridge.tasks.mapping.maps import Maps
 from mxbridge.tasks.translating.annotations import Annotations
-from mxbridge.tasks.translating.colours import ColourReader, colours_of
 from mxbridge.tasks.translating.finding import RESOLUTIONS
 from mxbridge.tasks.translating.map_sources import FoundMaps, MapPlan, Tell
-from mxbridge.tasks.translating.maps import Maps
 from mxbridge.tasks.translating.system import System
 from mxbridge.workspaces.files import FilesWorkspace
 

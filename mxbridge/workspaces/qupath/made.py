@@ -89,11 +89,7 @@ def put_objects(
     staying: list[tuple[int, int]] = []
     stale: list[int] = []
     given = _given_classes(state)
-    by_class = {
-        row
-        for row, identity, name in zip(rows.tolist(), ids, table.class_names(rows), strict=True)
-        if identity in given and name != given[identity] and not state.gave_class(identity, name)
-    }
+    by_class = _reclassed(table, state, rows, ids)
     kept: dict[str, list[str]] = {}
     done: set[int] = set()
     for row, identity, shape, by_hand, *told in zip(
@@ -130,13 +126,18 @@ def put_objects(
 
 
 def take_objects(tree: ImageDataFile, state: State, keys: Collection[str], entry_id: str) -> tuple[State, list[str]]:
-    """Take the objects of ``keys`` out, but for those a user has edited."""
-    rows, _ = _ours(tree.table, keys, entry_id)
+    """Take the objects of ``keys`` out, but for those whose outline a user has edited; classes of a user's go with theirs."""
+    rows, ids = _ours(tree.table, keys, entry_id)
     _, edited = _geometry(tree.table, rows)
+    reclassed = _reclassed(
+        tree.table, state, rows[~edited], [i for i, by_hand in zip(ids, edited, strict=True) if not by_hand]
+    )
     if not edited.all():
         tree.remove_rows(rows[~edited])
     objects = {key: made for key, made in state.objects.items() if key not in keys}
-    return replace(state, objects=objects), _edited_note(int(edited.sum()))
+    notes = _edited_note(int(edited.sum()))
+    notes += [f"{len(reclassed)} of the objects taken out had been given another class in QuPath"] if reclassed else []
+    return replace(state, objects=objects), notes
 
 
 def objects_held(table: ObjectTable, results: Results, entry_id: str) -> bool:
@@ -250,6 +251,16 @@ def _given_classes(state: State) -> dict[str, str | None]:
         identity: name
         for made in state.objects.values()
         for identity, name in zip(made.ids, made.classes, strict=False)
+    }
+
+
+def _reclassed(table: ObjectTable, state: State, rows: Ints, ids: Sequence[str]) -> set[int]:
+    """Which of these objects of ours were given another class since, neither by us nor by another result."""
+    given = _given_classes(state)
+    return {
+        row
+        for row, identity, name in zip(rows.tolist(), ids, table.class_names(rows), strict=True)
+        if identity in given and name != given[identity] and not state.gave_class(identity, name)
     }
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mxbridge.image import Box
 from mxbridge.stream.windows import WindowGrid
-from mxbridge.tasks.translating.maps import CHUNK, GrowingMaps
-from mxbridge.tasks.translating.window_store import Fate, WindowRow
+from mxbridge.tasks.mapping.maps import CHUNK, GrowingMaps
+from mxbridge.tasks.mapping.window_store import Fate, WindowRow
 
 BLOCK = 4 * CHUNK
 """Columns that are put together at once."""

@@ -2,7 +2,7 @@
 
 Reading threads decode ahead, the networks run in this thread, one thread writes behind. What is finished lies on disk: a killed
 run goes on and ends with identical maps. Besides the maps themselves there is room needed for two rows of windows
-(:mod:`mxbridge.tasks.translating.window_store`).
+(:mod:`mxbridge.tasks.mapping.window_store`).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from mxbridge.stream.records import RecordFile
 from mxbridge.stream.windows import Window
 from mxbridge.stream.writer import Writer
 from mxbridge.tasks.derived import put
-from mxbridge.tasks.translating.assemble import disagreement, write_band
-from mxbridge.tasks.translating.colours import ColourReader, colours_of
-from mxbridge.tasks.translating.maps import Geometry, GrowingMaps, Maps, MapSettings, map_basis, opened
-from mxbridge.tasks.translating.slide_sample import choose_sample
-from mxbridge.tasks.translating.tissue import LowLevel, is_blank_tile, is_blank_window
-from mxbridge.tasks.translating.window_store import Fate, WindowRow, row_path
+from mxbridge.tasks.mapping.assemble import disagreement, write_band
+from mxbridge.tasks.mapping.colours import ColourReader, colours_of
+from mxbridge.tasks.mapping.maps import Geometry, GrowingMaps, Maps, MapSettings, map_basis, opened
+from mxbridge.tasks.mapping.slide_sample import choose_sample
+from mxbridge.tasks.mapping.tissue import LowLevel, is_blank_tile, is_blank_window
+from mxbridge.tasks.mapping.window_store import Fate, WindowRow, row_path
 
 Tell = Callable[[int, int], None]
 AROUND = 64

@@ -25,7 +25,7 @@ from mxbridge.models.translators import Translator, Weighting
 from mxbridge.runs import digest
 from mxbridge.stream.resample import Field, Scale
 from mxbridge.stream.windows import PeerGrid, WindowGrid
-from mxbridge.tasks.translating.colours import colours_of
+from mxbridge.tasks.mapping.colours import colours_of
 
 if TYPE_CHECKING:
     import zarr

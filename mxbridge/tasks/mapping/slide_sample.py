@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mxbridge.stream.windows import Window, WindowGrid
-from mxbridge.tasks.translating.maps import SEED
-from mxbridge.tasks.translating.tissue import tissue_share
+from mxbridge.tasks.mapping.maps import SEED
+from mxbridge.tasks.mapping.tissue import tissue_share
 
 MUCH = 0.5
 """Share of squares with tissue in it that a window of the sample should have."""

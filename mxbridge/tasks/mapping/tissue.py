@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mxbridge.image import Box, LocalImage
 from mxbridge.stream.reader import level_pixels
 from mxbridge.stream.resample import Field
-from mxbridge.tasks.translating.colours import Colours, grey
+from mxbridge.tasks.mapping.colours import Colours, grey
 
 VARIANCE = 9.0
 SQUARE = 64

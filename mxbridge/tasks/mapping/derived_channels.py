@@ -20,8 +20,8 @@ from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.results import DerivedImage
 from mxbridge.stream.resample import Scale, resample
 from mxbridge.tasks.derived import FOLDER, put
+from mxbridge.tasks.mapping.maps import Maps
 from mxbridge.tasks.score_maps import plain_names
-from mxbridge.tasks.translating.maps import Maps
 
 Tell = Callable[[int, int], None]
 BLOCK = 1024
