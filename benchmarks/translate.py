@@ -46,27 +46,26 @@ def _slides(folder: Path) -> list[Case]:
     """Stains taken apart in place of networks: whether memory grows with the slide."""
     small = f"{SLIDE}²: mxbridge translate --model deconvolution, scores"
     found = []
-    for side, bars in ((SLIDE, ()), (WHOLE, (Bar("rss", FLAT, small),))):
+    for side in (SLIDE, WHOLE):
         out = folder / f"run slide {side}"
-        command = [
-            sys.executable,
-            "-m",
-            "mxbridge",
-            "translate",
-            "--files",
-            str(slide(folder, side)),
-            "--out",
-            str(out),
-        ]
-        command += ["--model", "deconvolution", "--outputs", "score", "--workers", "1", "--quiet"]
+        command = ["translate", "--files", slide(folder, side), "--out", out, "--model", "deconvolution"]
         found.append(
             Case(
                 small.replace(str(SLIDE), str(side)),
-                command,
+                [
+                    sys.executable,
+                    "-m",
+                    "mxbridge",
+                    *map(str, command),
+                    "--outputs",
+                    "score",
+                    "--workers",
+                    "1",
+                    "--quiet",
+                ],
                 before=["rm", "-rf", str(out)],
                 environment=ONE_THREAD,
-                rival=None if side == SLIDE else small,
-                bars=bars,
+                bars=(Bar("rss", FLAT, small),) if side == WHOLE else (),
                 most_runs=1,
                 warm_up=False,
                 done=out / "run.json",
