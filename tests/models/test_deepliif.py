@@ -18,6 +18,7 @@ from mxbridge.models import catalogue
 from mxbridge.models.deepliif import DeepLIIF, open_deepliif
 from mxbridge.models.translators import WEIGHTINGS, Weighting, open_translator
 from mxbridge.networks.unet_generator import UnetGenerator
+from mxbridge.stream.engine import Engine
 
 DEEPLIIF = ("Hematoxylin", "DAPI", "Lap2", "Marker", "Seg")
 
@@ -113,6 +114,24 @@ def test_frozen_on_the_window_itself_changes_nothing(tmp_path: Path) -> None:
         fresh = model.passes(DEEPLIIF, None)(windows(2)[1:])["Seg"]
     assert (other - fresh).abs().max() > 0.01  # another window has other statistics of its own
     assert "pooled over 1" in frozen.describe()["statistics"]
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    write_folder(tmp_path / "m")
+    model = open_deepliif(tmp_path / "m")
+    cpu, cuda = Engine(device="cpu"), Engine(device="cuda")
+    expected = cpu.windows(model.passes(DEEPLIIF, None), windows())
+    found = cuda.windows(cuda.prepare_windows(model.passes(DEEPLIIF, None)), windows().cuda())
+    for image in DEEPLIIF:
+        torch.testing.assert_close(found[image].cpu(), expected[image], atol=1e-3, rtol=0)
+    frozen = cuda.frozen(cuda.prepare_windows(model.passes(DEEPLIIF, None)), windows().cuda())
+    with torch.inference_mode():
+        own = model.passes(DEEPLIIF, None).frozen(windows())(windows())
+    for image, pixels in cuda.windows(frozen, windows().cuda()).items():
+        torch.testing.assert_close(pixels.cpu(), own[image], atol=1e-3, rtol=0)
 
 
 def test_torchscript_is_read_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
