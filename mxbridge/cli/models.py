@@ -25,7 +25,7 @@ def list_(json: options.Json = False) -> None:
     rows = [(e.known_as, e.system, e.measures_as, e.source, f"{e.um_per_px:g}", (e.sha256 or "")[:12]) for e in entries]
     console.print_table(("name", "system", "measures as", "source", "µm/px", "sha256"), rows)
     if any(e.source == "not here" for e in entries):
-        console.out.print("Not here: mxbridge models fetch NAME, or mxbridge models add FILE where there is no network")
+        console.out.print("Not here: mxbridge models add FILE or FOLDER; nimbus also by mxbridge models fetch nimbus")
 
 
 @app.command()
@@ -39,11 +39,14 @@ def show(name: str) -> None:
 @app.command()
 def add(
     file: Annotated[
-        Path, typer.Argument(help="Weights (.pt, .pth, .safetensors); a card FILE.json beside comes along")
+        Path,
+        typer.Argument(
+            help="Weights (.pt, .pth, .safetensors; a card FILE.json beside comes along), or a folder of DeepLIIF's"
+        ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="What to call it (else the file's stem)")] = None,
 ) -> None:
-    """Take a weights file in, after opening it safely."""
+    """Take weights in, after opening them safely."""
     from mxbridge.models import catalogue
 
     added = catalogue.add(file, name)
