@@ -97,7 +97,12 @@ class ToyTranslator:
     fluorescence: tuple[str, ...] = ("Marker",)
     brightfield: tuple[str, ...] = ("Hematoxylin",)
     input_images: int = 1
+    n_segs: int = 0
+    warnings: tuple[str, ...] = ()
     loaded: list[ToyPasses] = field(default_factory=list)
+
+    def peer_weighting(self) -> None:
+        return None
 
     def images_for(self, wanted: str, *, separate: bool = False) -> tuple[str, ...]:
         return ("Seg", "Marker") if wanted in ("score", "cells") else ("Hematoxylin", "Marker", "Seg")

@@ -35,22 +35,18 @@ class Detection:
         return 2 * self.hits / both if both else math.nan
 
 
-def match_points(truth: Points, predicted: Points, radius: float) -> NDArray[np.int64]:
-    """Pairs ``(n, 2)`` of indices, at most ``radius`` apart: the closest two first, then the closest of those left.
-
-    truth, predicted: ``(n, 2)``, finite. Equal distances are taken in the order of the indices.
-    """
-    pairs, _ = _matched(truth, predicted, radius)
-    return pairs
-
-
 def detect(truth: Points, predicted: Points, radius: float) -> Detection:
     """Nuclei found within ``radius``, which is in the unit of the points (pixels, or µm)."""
-    pairs, distances = _matched(truth, predicted, radius)
+    pairs, distances = match_points(truth, predicted, radius)
     return Detection(len(truth), len(predicted), len(pairs), float(distances.mean()) if len(pairs) else math.nan)
 
 
-def _matched(truth: Points, predicted: Points, radius: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def match_points(truth: Points, predicted: Points, radius: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Pairs ``(n, 2)`` of indices at most ``radius`` apart, and their distances ``(n,)``: the closest two first, then the closest
+    of those left.
+
+    truth, predicted: ``(n, 2)``, finite. Equal distances are taken in the order of the indices.
+    """
     if not len(truth) or not len(predicted):
         return np.empty((0, 2), np.int64), np.empty(0)
     near = cKDTree(truth).sparse_distance_matrix(cKDTree(predicted), radius, output_type="ndarray")

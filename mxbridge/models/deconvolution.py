@@ -141,12 +141,16 @@ class Deconvolution:
     def with_stains(self, stains: StainVectors) -> Deconvolution:
         return replace(self, stains=stains)
 
-    def weighting(self, text: str | None, *, compat: bool = False) -> Weighting | None:
-        """None: there is one segmentation. Raises UsageError where one is asked for, or the published program's ways."""
-        if text is not None or compat:
-            what = "--weighting" if text is not None else "--compat"
-            raise UsageError(f"{what} does not go with --model {DECONVOLUTION}", hint=f"Leave {what} out")
-        return None
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def n_segs(self) -> int:
+        return 0
+
+    def peer_weighting(self) -> None:
+        """No published program averages here."""
 
     def images_for(self, wanted: str, *, separate: bool = False) -> tuple[str, ...]:
         """Which images ``--outputs`` needs; ``separate`` needs none besides (the shape of nuclei parts them)."""

@@ -126,6 +126,7 @@ class Translator(Protocol):
     sample of the slide before use. segs: names of the segmentation images. marker_image: the one whose brightness is the
     marker. separating_image: images by which touching nuclei can be parted, best first. fluorescence: images shown as channels
     of one fluorescence image, in order. brightfield: images shown as RGB. input_images: RGB pictures side by side in one input.
+    n_segs: segmentations that are averaged into one, 0 for none. warnings: what people should know of its files.
     """
 
     @property
@@ -152,6 +153,14 @@ class Translator(Protocol):
     def brightfield(self) -> tuple[str, ...]: ...
     @property
     def input_images(self) -> int: ...
+    @property
+    def n_segs(self) -> int: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    def peer_weighting(self) -> Weighting | None:
+        """What the published program averages with when it is not told; None where it averages nothing."""
+        ...
 
     def images_for(self, wanted: str, *, separate: bool = False) -> tuple[str, ...]:
         """Images that must be made for a value of WANTED. Raises UsageError for what this translator cannot make."""

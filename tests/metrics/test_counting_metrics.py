@@ -17,7 +17,7 @@ from mxbridge.metrics.quantification import agreement, concordance, percent_posi
 def test_closest_pairs_first_and_one_partner_each() -> None:
     truth = np.array([[0.0, 0.0], [0.0, 10.0], [50.0, 50.0]])
     predicted = np.array([[0.0, 6.0], [0.0, 9.0], [50.0, 61.0], [0.0, 2.0]])
-    assert match_points(truth, predicted, 10).tolist() == [[1, 1], [0, 3]]
+    assert match_points(truth, predicted, 10)[0].tolist() == [[1, 1], [0, 3]]
     found = detect(truth, predicted, 10)
     assert (found.hits, found.precision, found.recall) == (2, 2 / 4, 2 / 3)
     assert found.f1 == pytest.approx(4 / 7)
@@ -47,7 +47,7 @@ def test_nothing_is_not_a_number() -> None:
 )
 def test_pairs_are_a_stable_matching(truth: np.ndarray, predicted: np.ndarray, radius: int) -> None:
     """Nobody who is left could have a closer partner that is left or worse off."""
-    pairs = match_points(truth, predicted, radius)
+    pairs, _ = match_points(truth, predicted, radius)
     apart = np.linalg.norm(truth[:, None] - predicted[None], axis=-1)
     assert len(set(pairs[:, 0])) == len(set(pairs[:, 1])) == len(pairs)
     mine = np.full(len(truth), np.inf)

@@ -247,8 +247,6 @@ def test_what_it_says_of_itself_is_what_the_task_asks_for() -> None:
         lambda: Deconvolution(positive_od=float("nan")),
         lambda: Deconvolution().passes([SEG], Weighting.parse("paper", 5)),
         lambda: Deconvolution().passes(["DAPI"]),
-        lambda: Deconvolution().weighting("uniform"),
-        lambda: Deconvolution().weighting(None, compat=True),
         lambda: known_stains("azan"),
     ],
 )

@@ -21,7 +21,7 @@ from mxbridge.formats.open_image import open_image
 from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.models.maxim_input import own_field
 from mxbridge.stream.resample import Field
-from mxbridge.tasks.mapping.colours import ColourReader, colours_of, grey, source_rgb
+from mxbridge.tasks.mapping.colours import ColourReader, colours_of, grey
 from mxbridge.tasks.mapping.tissue import LowLevel, is_blank_tile, is_blank_window, tissue_share
 
 SHAPE = (40, 50)
@@ -29,8 +29,12 @@ PIXELS = tissue(SHAPE)
 LAST = np.ascontiguousarray(np.moveaxis(PIXELS, 0, -1))
 
 
+def rgb(image: LocalImage, field: Field, box: Box) -> NDArray[np.uint8]:
+    return ColourReader(colours_of(image), field).read(box)
+
+
 def colours(image: LocalImage) -> NDArray[np.uint8]:
-    return source_rgb(image, own_field(image), Box(0, 0, *image.shape))
+    return rgb(image, own_field(image), Box(0, 0, *image.shape))
 
 
 def told(image: LocalImage) -> str:

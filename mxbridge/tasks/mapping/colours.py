@@ -124,14 +124,6 @@ class ColourReader:
         return whole
 
 
-def source_rgb(image: LocalImage, field: Field, box: Box) -> NDArray[np.uint8]:
-    """Colours ``(3, y, x)`` uint8 of an image in maps' pixels. For many boxes of 16-bit images keep a :class:`ColourReader`.
-
-    Raises NotApplicable and InputError.
-    """
-    return ColourReader(colours_of(image), field).read(box)
-
-
 def grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """``(3, y, x)`` colours -> ``(y, x)`` brightness, rounded as Pillow rounds its mode L."""
     red, green, blue = (plane.astype(np.uint32) for plane in rgb)

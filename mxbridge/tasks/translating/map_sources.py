@@ -136,7 +136,7 @@ class NetworkMaps:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(getattr(self.translator, "warnings", ()))
+        return self.translator.warnings
 
     @cached_property
     def earlier(self) -> dict[str, list[KeptMaps]]:
@@ -201,14 +201,13 @@ class NetworkMaps:
 
 def _weighting(translator: Translator, options: TranslateOptions) -> Weighting | None:
     """How segmentations are averaged, None where nothing is. Raises UsageError."""
-    if not (count := getattr(translator, "n_segs", 0)):
+    if not translator.n_segs:
         if options.weighting is not None:
             raise UsageError(f"{translator.name} averages no segmentations", hint="Leave --weighting out")
         return None
     if options.compat and options.weighting is None:
-        peer: Any = translator
-        return peer.peer_weighting()  # type: ignore[no-any-return]
-    return Weighting.parse(options.weighting, count)
+        return translator.peer_weighting()
+    return Weighting.parse(options.weighting, translator.n_segs)
 
 
 def _opened(kept: KeptMaps) -> Maps | None:

@@ -148,10 +148,6 @@ class TranslateOptions:
     def wants_channels(self) -> bool:
         return self.outputs in ("channels", "all")
 
-    @property
-    def wants_density(self) -> bool:
-        return self.od_lower is not None or self.od_upper is not None
-
     @classmethod
     def given(cls, chosen: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> Self:
         """From what was given (None: not given); the rest as ``before`` (the record of an earlier run), or by default.
