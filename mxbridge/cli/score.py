@@ -162,9 +162,10 @@ def score(
 def _say_plan(
     workspace: Workspace, task: ScoreTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
 ) -> None:
-    for marker in task.class_order if task.options.classifiers and not as_json else ():
-        threshold = f"{task.measurement(marker)} >= {task.threshold_of(marker):g}"
-        console.out.print(f"object classifier: {threshold}", markup=False)
+    def classifiers() -> list[str]:
+        markers = task.class_order if task.options.classifiers else ()
+        return [f"object classifier: {task.measurement(m)} >= {task.threshold_of(m):g}" for m in markers]
+
     told.say_plans(
         workspace,
         task,
@@ -174,6 +175,7 @@ def _say_plan(
         document={"model": task.model.name} if as_json else None,
         row=lambda plan: {"channels": list(plan.basis["channels"]), "notes": list(plan.notes)},
         what=lambda row: f"{row['cells']} cells, {task.model.name}: {', '.join(row['channels'])}",
+        last=classifiers,
     )
 
 

@@ -25,9 +25,11 @@ def say_plans(
     document: dict[str, Any] | None,
     row: Callable[[Plan], dict[str, Any]],
     what: Callable[[dict[str, Any]], str],
+    last: Callable[[], Sequence[str]] = tuple,
 ) -> None:
     """``--dry-run``. document: what JSON says besides the images, None for text. row: what is told of a plan, ``notes`` among it;
-    what: that in a few words. Raises SomeImagesFailed, or the images' own error where none can be done."""
+    what: that in a few words. last: lines below all images. Raises SomeImagesFailed, or the images' own error where none can be
+    done."""
     from mxbridge.tasks.over_images import leave_out, plan_images, telling
 
     plans, failed = plan_images(workspace, refs, task)
@@ -40,6 +42,8 @@ def say_plans(
         console.out.print(f"{told['image']}: {told['error'] if 'error' in told else what(told)}", markup=False)
         for note in told.get("notes", ()):
             console.out.print(f"  {note}", markup=False)
+    for line in last() if document is None else ():
+        console.out.print(line, markup=False)
     if failed and not plans:
         raise telling(failed.values())
     if failed:
