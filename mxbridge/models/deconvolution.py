@@ -163,8 +163,8 @@ class Deconvolution:
         return {SEG: (0, 0, 0), self.marker_image: (0, 0, 0), HEMATOXYLIN: (255, 255, 255)}
 
     def passes(self, images: Sequence[str], weighting: Weighting | None = None) -> ColourPasses:
-        """Raises UsageError for a weighting of several segmentations (there is one) and for images that it does not make."""
-        if weighting is not None and len(weighting.values) != 1:
+        """Raises UsageError for a weighting (there is one segmentation) and for images that it does not make."""
+        if weighting is not None:
             raise UsageError(f"--model {DECONVOLUTION} has one segmentation: nothing to weigh", hint="No --weighting")
         unknown = [image for image in images if image not in self.fills()]
         if unknown:

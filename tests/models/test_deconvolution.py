@@ -237,7 +237,7 @@ def test_what_it_says_of_itself_is_what_the_task_asks_for() -> None:
     for wanted in ("score", "cells", "channels", "all"):
         images = translator.images_for(wanted)
         assert set(images) <= set(translator.fills())
-        assert tuple(translator.passes(images, Weighting.parse(None, 1)).images) == images
+        assert tuple(translator.passes(images, None).images) == images
 
 
 @pytest.mark.parametrize(
@@ -246,6 +246,7 @@ def test_what_it_says_of_itself_is_what_the_task_asks_for() -> None:
         lambda: Deconvolution(positive_od=0),
         lambda: Deconvolution(positive_od=float("nan")),
         lambda: Deconvolution().passes([SEG], Weighting.parse("paper", 5)),
+        lambda: Deconvolution().passes([SEG], Weighting.parse(None, 1)),
         lambda: Deconvolution().passes(["DAPI"]),
         lambda: known_stains("azan"),
     ],

@@ -92,7 +92,7 @@ def add_joined_entry(
         check_base(source, base)
         wanted = [_part(project, base, source, file) for file in derived]
     parts, notes = _merged(project, there, wanted)
-    raw, kept = _described(project, source, base, parts, there)
+    raw, kept = _described(source, base, parts, there)
     return put_view(
         project, source, there, raw, name or f"{source.name} (joined)", [*notes, *kept], _description(source)
     )
@@ -115,7 +115,7 @@ def remove_joined_channels(project_path: Path, entry_id: int, result_keys: Colle
     parts = [part for part in _parts(there) if part.key not in result_keys]
     if not parts and objects_are_ours(project, there):
         return remove_view(project, there)
-    raw, notes = _described(project, source, None, parts, there)
+    raw, notes = _described(source, None, parts, there)
     if not parts:
         notes.append(f"{there.name} ({there.id}) stays without derived channels: its objects were saved in QuPath")
     return put_view(project, source, there, raw, there.name, notes, _description(source))
@@ -236,7 +236,7 @@ def _is_there(project: Project, part: _Part) -> bool:
 
 
 def _described(
-    project: Project, source: Entry, base: LocalImage | None, parts: Sequence[_Part], there: Entry | None
+    source: Entry, base: LocalImage | None, parts: Sequence[_Part], there: Entry | None
 ) -> tuple[dict[str, Any], list[str]]:
     """What the entry has to say, without id and names, and notes. base: None where the entry is there already."""
     stored = source.builder.get("metadata")
