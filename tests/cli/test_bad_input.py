@@ -256,7 +256,8 @@ def test_a_read_only_project(mxbridge: Call, project: Path) -> None:
         folder.chmod(0o700)
 
 
-def test_two_runs_on_one_project_at_once(mxbridge: Call, project: Path) -> None:
+def test_two_runs_on_one_project_at_once(mxbridge: Call, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mxbridge.workspaces.qupath.workspace.PUBLISHING_TAKES", 1.0)
     with QuPathWorkspace(project).locked():
         refuses(mxbridge, 7, "process", command=("score", "--project", project, *DEMO))
     assert mxbridge("score", "--project", project, *DEMO)[0] == 0
