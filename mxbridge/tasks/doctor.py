@@ -44,7 +44,6 @@ OPTIONAL = {
     "openslide": ("slides", "other slide formats"),
     "anndata": ("h5ad", "AnnData tables"),
     "paquo": ("paquo", "real QuPath as judge"),
-    "omero": ("omero", "OMERO servers"),
     "distributed": ("cluster", "several machines"),
 }
 
@@ -52,7 +51,15 @@ OPTIONAL = {
 def examine() -> list[Finding]:
     """Everything, in the order in which a problem should be mended."""
     python = Finding("Python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
-    checks: list[Callable[[], Finding]] = [_device, _weights, _official, _score_something, _folder, _qupath]
+    checks: list[Callable[[], Finding]] = [
+        _omero_client,
+        _device,
+        _weights,
+        _official,
+        _score_something,
+        _folder,
+        _qupath,
+    ]
     return [python, *map(_library, REQUIRED), *map(_extra, OPTIONAL), *(_checked(check) for check in checks)]
 
 
@@ -79,6 +86,19 @@ def _checked(check: Callable[[], Finding]) -> Finding:
         return Finding(subject, "broken", error.message, error.hint)
     except Exception as error:  # to find out what is broken is what this is for
         return Finding(subject, "broken", f"{type(error).__name__}: {error}", "Install mxbridge again")
+
+
+def _omero_client() -> Finding:
+    from mxbridge.tasks.omero_client import what_is_missing
+
+    if missing := what_is_missing():
+        return Finding(
+            "OMERO client",
+            "optional",
+            f"not installed: {', '.join(missing)} (OMERO servers)",
+            "mxbridge doctor --fix omero",
+        )
+    return Finding("OMERO client", "ok", f"omero-py {version('omero-py')}, zeroc-ice {version('zeroc-ice')}")
 
 
 def _device() -> Finding:
