@@ -190,7 +190,8 @@ class Results:
     """Everything a task yields for one image.
 
     cell_ids: any objects that have an id, cells or annotations. fingerprint: of the work that made it, so that results are never taken for those of another request. summary: counts and
-    warnings for run.json, kept here so that a run killed before it wrote them finds them again.
+    warnings for run.json, kept here so that a run killed before it wrote them finds them again. folder: where these results
+    are saved, with their derived images; None for those that are nowhere yet.
     """
 
     image: ImageRef
@@ -204,6 +205,7 @@ class Results:
     provenance: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def result_keys(self) -> tuple[str, ...]:
@@ -272,6 +274,7 @@ class Results:
                 provenance=dict(document["provenance"]),
                 fingerprint=str(document["fingerprint"]),
                 summary=dict(document["summary"]),
+                folder=folder,
             )
         except (*_UNREADABLE, InputError) as error:
             raise BrokenFile(folder, f"not a saved result of mxbridge ({error})") from error

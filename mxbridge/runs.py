@@ -142,10 +142,20 @@ class Run:
             raise BrokenFile(record, f"is not the record of a run ({error})", hint="Use another folder") from error
 
     @property
+    def is_of_project(self) -> bool:
+        """Whether its images are those of a QuPath project."""
+        return self.address.endswith(".qpproj") and not self.is_of_server
+
+    @property
+    def is_of_server(self) -> bool:
+        """Whether its images are those of an OMERO server."""
+        return self.address.startswith("omero:")
+
+    @property
     def place(self) -> str:
         """Address of the workspace: a run inside a project belongs to that project, wherever both have moved."""
         inside = self.path.resolve().parent.parent / Path(self.address).name
-        is_inside = self.address.endswith(".qpproj") and self.path.resolve().parent.name == RUNS
+        is_inside = self.is_of_project and self.path.resolve().parent.name == RUNS
         return str(inside) if is_inside and inside.is_file() else self.address
 
     def save(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mxbridge.cli import console, evaluate_segmentation, options
-from mxbridge.cli.sources import open_source
+from mxbridge.cli.places import Places, takes_places
 from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,15 +21,9 @@ COMPAT = "Published program"
 SEGMENTATION = "Segmentation"
 
 
+@takes_places(labels=True, stretched=True)
 def evaluate(
-    project: options.Project = None,
-    image: options.Image = None,
-    files: options.Files = None,
-    labels: options.Labels = None,
-    stretched_labels: options.StretchedLabels = False,
-    plane: options.Plane = None,
-    um_per_px: options.UmPerPx = None,
-    path_map: options.PathMap = None,
+    places: Places,
     panel: options.Panel = None,
     task: Annotated[
         str, typer.Option("--task", help="What is evaluated: imputation or segmentation", rich_help_panel=COMPARING)
@@ -145,7 +139,8 @@ def evaluate(
     --task segmentation: --files names class images, raw segmentation images, folders of them, or run folders of translate.
     """
     if task == "segmentation":
-        evaluate_segmentation.run_segmentation(dict(locals()))
+        own = {name: value for name, value in locals().items() if name != "places"}
+        evaluate_segmentation.run_segmentation({**own, **places.values})
         return
     from mxbridge.tasks import evaluate as tasks
 
@@ -159,19 +154,11 @@ def evaluate(
             raise UsageError("--npy-panel goes with --npy")
         if compat is None and compat_split is not None:
             raise UsageError("--compat-split goes with --npy or --compat maxim")
-        workspace = open_source(
-            project=project,
-            files=files,
-            labels=labels,
-            um_per_px=um_per_px,
-            path_map=path_map,
-            stretched_labels=stretched_labels,
-            plane=plane,
-        )
-    elif project or files or labels or path_map or plane or stretched_labels:
+        workspace = places.open()
+    elif places.given - {"image", "um_per_px"}:
         raise UsageError("--npy is a source of its own", hint="Leave --project, --files and their options out")
     else:
-        workspace = _npy_images(npy, npy_panel, split, um_per_px)
+        workspace = _npy_images(npy, npy_panel, split, places.um_per_px)
     from mxbridge.stream.engine import Engine
     from mxbridge.tasks.imputing.open_models import open_imputation_models
 
@@ -191,12 +178,16 @@ def evaluate(
         views=views,
     )
     models = open_imputation_models(
-        model or (), compat=compat, inputs=options.names("--inputs", inputs), outputs=markers, um_per_px=um_per_px
+        model or (),
+        compat=compat,
+        inputs=options.names("--inputs", inputs),
+        outputs=markers,
+        um_per_px=places.um_per_px,
     )
     engine = Engine(device=device, precision=precision, tile=tile, workers=workers)
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
     finished, tables = tasks.evaluate(
-        workspace, models, engine, chosen, images=image or (), out=out, resume=resume, progress=teller
+        workspace, models, engine, chosen, images=places.names, out=out, resume=resume, progress=teller
     )
     _say_result(finished, tables, as_json=json)
     finished.raise_for_errors()

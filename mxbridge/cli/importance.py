@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mxbridge.cli import console, options
+from mxbridge.cli.places import Places, takes_places
 from mxbridge.cli.process import keep_freed_memory
-from mxbridge.cli.sources import open_source
 from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,17 +18,13 @@ if TYPE_CHECKING:
 ATTRIBUTION = "Attribution"
 
 
+@takes_places()
 def importance(
     model: Annotated[
         list[str],
         typer.Option("--model", help="A file, or a name you added; repeatable", rich_help_panel=options.MODEL),
     ],
-    project: options.Project = None,
-    image: options.Image = None,
-    files: options.Files = None,
-    plane: options.Plane = None,
-    um_per_px: options.UmPerPx = None,
-    path_map: options.PathMap = None,
+    places: Places,
     panel: options.Panel = None,
     method: Annotated[
         str, typer.Option("--method", help="How: integrated-gradients", rich_help_panel=ATTRIBUTION)
@@ -98,23 +94,25 @@ def importance(
         raise UsageError("--compat-pad and --inputs go with --compat maxim")
     if compat is not None and crop is not None:
         raise UsageError("--crop does not go with --compat, which looks at whole images")
-    workspace = open_source(project=project, files=files, um_per_px=um_per_px, path_map=path_map, plane=plane)
+    workspace = places.open()
     from mxbridge.models.attribution import AttributionSettings
     from mxbridge.stream.engine import Engine
+    from mxbridge.tasks import importance_of_image
     from mxbridge.tasks.importance import ImportanceOptions, ImportanceTask
-    from mxbridge.tasks.importance_of_image import Places
     from mxbridge.tasks.imputing.open_models import open_imputation_models
     from mxbridge.tasks.over_images import run_over_images
 
     settings = AttributionSettings(method, steps, batch)
-    refs = workspace.list(image or ())
+    refs = workspace.list(places.names)
     targets = options.names("--marker", marker)
     opened = open_imputation_models(model, compat=compat, inputs=options.names("--inputs", inputs), outputs=targets)
-    places = Places(patches=patches, seed=seed) if crop is None else Places(0, crop, patches, seed)
+    looked_at = importance_of_image.Places(patches=patches, seed=seed)
+    if crop is not None:
+        looked_at = importance_of_image.Places(0, crop, patches, seed)
     chosen = ImportanceOptions(
         markers=targets,
         settings=settings,
-        places=places,
+        places=looked_at,
         panel=panel,
         value_scale=value_scale,
         compat=compat,
@@ -125,7 +123,7 @@ def importance(
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
     keep_freed_memory()
     finished = run_over_images(
-        workspace, refs, task, all_named=bool(image), out=out, publish=False, resume=resume, progress=teller
+        workspace, refs, task, all_named=places.all_named, out=out, publish=False, resume=resume, progress=teller
     )
     _say_result(finished, task, as_json=json)
     finished.raise_for_errors()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mxbridge.cli import console, options, told
-from mxbridge.cli.sources import open_source
+from mxbridge.cli.places import Places, takes_places
 from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 IMPUTING = "Imputing"
 
 
+@takes_places(labels=True, stretched=True, publishes=True)
 def impute(
     marker: Annotated[
         str,
@@ -34,14 +35,7 @@ def impute(
             rich_help_panel=options.MODEL,
         ),
     ],
-    project: options.Project = None,
-    image: options.Image = None,
-    files: options.Files = None,
-    labels: options.Labels = None,
-    stretched_labels: options.StretchedLabels = False,
-    plane: options.Plane = None,
-    um_per_px: options.UmPerPx = None,
-    path_map: options.PathMap = None,
+    places: Places,
     panel: options.Panel = None,
     without: Annotated[
         str | None,
@@ -111,21 +105,13 @@ def impute(
     markers = options.names("--marker", marker)
     if compat is None and compat_pad is not None:
         raise UsageError("--compat-pad goes with --compat maxim")
-    workspace = open_source(
-        project=project,
-        files=files,
-        labels=labels,
-        um_per_px=um_per_px,
-        path_map=path_map,
-        stretched_labels=stretched_labels,
-        plane=plane,
-    )
+    workspace = places.open()
     from mxbridge.stream.engine import Engine
     from mxbridge.tasks.impute import ImputeOptions, ImputeTask
     from mxbridge.tasks.imputing.open_models import open_imputation_models
     from mxbridge.tasks.over_images import run_over_images
 
-    refs = workspace.list(image or ())
+    refs = workspace.list(places.names)
     chosen = ImputeOptions(
         markers=markers,
         without=options.names("--without", without),
@@ -143,17 +129,24 @@ def impute(
     task = ImputeTask(tuple(found for _, found in models), engine, chosen)
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
     if dry_run:
-        _say_plan(workspace, task, refs, teller, all_named=bool(image), as_json=json)
+        _say_plan(workspace, task, refs, teller, all_named=places.all_named, publish=publish, as_json=json)
         return
     finished = run_over_images(
-        workspace, refs, task, all_named=bool(image), out=out, publish=publish, resume=resume, progress=teller
+        workspace, refs, task, all_named=places.all_named, out=out, publish=publish, resume=resume, progress=teller
     )
     _say_result(finished, publish, json)
     finished.raise_for_errors()
 
 
 def _say_plan(
-    workspace: Workspace, task: ImputeTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
+    workspace: Workspace,
+    task: ImputeTask,
+    refs: list[Any],
+    teller: Progress,
+    *,
+    all_named: bool,
+    publish: bool,
+    as_json: bool,
 ) -> None:
     told.say_plans(
         workspace,
@@ -161,6 +154,7 @@ def _say_plan(
         refs,
         teller,
         all_named=all_named,
+        publish=publish,
         document={"model": task.describe()["model"]["name"]} if as_json else None,
         row=lambda plan: {"steps": plan.basis["steps"], "notes": [*plan.warnings, *plan.notes]},
         what=lambda row: (

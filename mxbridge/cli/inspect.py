@@ -5,35 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from mxbridge.cli import console, options
-from mxbridge.cli.sources import open_source
+from mxbridge.cli.places import Places, takes_places
 
 
+@takes_places(labels=True, stretched=True)
 def inspect(
-    project: options.Project = None,
-    image: options.Image = None,
-    files: options.Files = None,
-    labels: options.Labels = None,
-    stretched_labels: options.StretchedLabels = False,
-    plane: options.Plane = None,
-    um_per_px: options.UmPerPx = None,
-    path_map: options.PathMap = None,
+    places: Places,
     panel: options.Panel = None,
     cells: options.CellChoice = options.CellChoice.cells,
     json: options.Json = False,
 ) -> None:
     """Say what a run would see: images, sizes, pixel sizes, channels and their roles, cells. Pixels are not read."""
-    workspace = open_source(
-        project=project,
-        files=files,
-        labels=labels,
-        um_per_px=um_per_px,
-        path_map=path_map,
-        stretched_labels=stretched_labels,
-        plane=plane,
-    )
+    workspace = places.open()
     from mxbridge.tasks.inspect import look
 
-    seen = look(workspace, workspace.list(image or ()), panel=panel, cells=cells.value)
+    seen = look(workspace, workspace.list(places.names), panel=panel, cells=cells.value)
     if json:
         console.print_json(seen.images)
     else:

@@ -22,11 +22,37 @@ class ProgressKind(StrEnum):
     json = "json"
 
 
+class RoiKind(StrEnum):
+    masks = "masks"
+    polygons = "polygons"
+
+
+class LargeImage(StrEnum):
+    auto = "auto"
+    tiles = "tiles"
+    upload = "import"
+    zarr = "zarr"
+
+
 IMAGES = "Images"
+OMERO = "OMERO"
 MODEL = "Model"
 OUTPUT = "Output"
 
 Project = Annotated[Path | None, typer.Option("--project", help="QuPath project (.qpproj)", rich_help_panel=IMAGES)]
+Projects = Annotated[
+    list[Path] | None,
+    typer.Option("--project", help="QuPath project (.qpproj); repeatable", rich_help_panel=IMAGES),
+]
+Omero = Annotated[
+    str | None,
+    typer.Option(
+        "--omero",
+        metavar="KIND:IDS",
+        help="Images of an OMERO server: image:1,2, dataset:5, project:3, plate:4 or screen:6",
+        rich_help_panel=IMAGES,
+    ),
+]
 Image = Annotated[
     list[str] | None, typer.Option("--image", help="Only this image, by name or id; repeatable", rich_help_panel=IMAGES)
 ]
@@ -36,7 +62,11 @@ Files = Annotated[
 ]
 Labels = Annotated[
     list[str] | None,
-    typer.Option("--labels", help="Label image, folder or GeoJSON of the --files; repeatable", rich_help_panel=IMAGES),
+    typer.Option(
+        "--labels",
+        help="Label image, folder or GeoJSON of the --files; repeatable. With --omero: rois, attachment[:NAME], image:ID or dataset:ID",
+        rich_help_panel=IMAGES,
+    ),
 ]
 StretchedLabels = Annotated[
     bool,
@@ -56,6 +86,66 @@ PathMap = Annotated[
     list[str] | None,
     typer.Option(
         "--path-map", metavar="OLD=NEW", help="Where moved images are now; repeatable", rich_help_panel=IMAGES
+    ),
+]
+OmeroServer = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="HOST[:PORT]",
+        help="Or wss://HOST/omero-wss (else OMERO_HOST, or as `omero login` was told)",
+        rich_help_panel=OMERO,
+    ),
+]
+OmeroUser = Annotated[
+    str | None,
+    typer.Option(
+        "--user",
+        help="Who logs in (else OMERO_USER, or as `omero login` was told). The password comes from OMERO_PASSWORD, the "
+        "keyring, that login or a prompt",
+        rich_help_panel=OMERO,
+    ),
+]
+OmeroGroup = Annotated[
+    str | None, typer.Option("--group", help="Only images of this group (else of all)", rich_help_panel=OMERO)
+]
+VerifyServer = Annotated[
+    bool, typer.Option("--verify-server", help="Refuse a server whose certificate is not signed", rich_help_panel=OMERO)
+]
+CaFile = Annotated[
+    Path | None,
+    typer.Option("--ca-file", help="PEM with who may have signed it (else the system's)", rich_help_panel=OMERO),
+]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Folder for pixels that were fetched", rich_help_panel=OMERO)
+]
+CacheSize = Annotated[
+    str | None, typer.Option("--cache-size", metavar="SIZE", help="Its limit (else 50GB)", rich_help_panel=OMERO)
+]
+Repository = Annotated[
+    Path | None,
+    typer.Option("--repository", help="Where the server's managed repository is mounted here", rich_help_panel=OMERO),
+]
+Beside = Annotated[
+    bool,
+    typer.Option("--beside", help="New images into the source's dataset, not into one beside", rich_help_panel=OMERO),
+]
+Rois = Annotated[
+    int | None,
+    typer.Option(
+        "--rois", metavar="N", help="Also outlines as ROIs where an image has at most N", min=1, rich_help_panel=OMERO
+    ),
+]
+RoisAs = Annotated[
+    RoiKind, typer.Option("--rois-as", help="Exact masks, or simplified polygons", rich_help_panel=OMERO)
+]
+LargeImages = Annotated[
+    LargeImage, typer.Option("--large-images", help="How new images of slides get there", rich_help_panel=OMERO)
+]
+AsOwner = Annotated[
+    bool,
+    typer.Option(
+        "--as-owner", help="Write in the name of the images' owners (accounts with sudo)", rich_help_panel=OMERO
     ),
 ]
 Panel = Annotated[

@@ -23,14 +23,14 @@ Project = Annotated[
 def publish(
     run: RunFolder, project: Project = None, path_map: options.PathMap = None, json: options.Json = False
 ) -> None:
-    """Put the results of a run into the project it was made from (again)."""
+    """Put the results of a run into the project, or onto the OMERO server, that it was made from (again)."""
     from mxbridge.tasks.publish import publish_run
 
     _say(publish_run(run, project=project, path_maps=path_map or ()), json, "published", "is there already")
 
 
 def undo(run: RunFolder, project: Project = None, path_map: options.PathMap = None, json: options.Json = False) -> None:
-    """Take the results of a run out of its project; values and outlines that somebody edited since stay, and are reported."""
+    """Take the results of a run out of its project or server; values and outlines that somebody edited since stay, and are reported."""
     from mxbridge.tasks.publish import undo_run
 
     _say(undo_run(run, project=project, path_maps=path_map or ()), json, "taken out", "nothing to take out")

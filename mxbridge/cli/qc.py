@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mxbridge.cli import console, options
-from mxbridge.cli.sources import open_source
+from mxbridge.cli.places import Places, takes_places
 
 if TYPE_CHECKING:
     from mxbridge.runs import Run
@@ -22,6 +22,7 @@ MOST_ROWS = 60
 """Beyond, only what is not ok is printed; the CSV has all."""
 
 
+@takes_places()
 def qc(
     model: Annotated[
         list[str],
@@ -31,12 +32,7 @@ def qc(
             rich_help_panel=options.MODEL,
         ),
     ],
-    project: options.Project = None,
-    image: options.Image = None,
-    files: options.Files = None,
-    plane: options.Plane = None,
-    um_per_px: options.UmPerPx = None,
-    path_map: options.PathMap = None,
+    places: Places,
     panel: options.Panel = None,
     marker: Annotated[
         str | None, typer.Option("--marker", help="Only these, comma-separated (else all)", rich_help_panel=JUDGING)
@@ -67,19 +63,19 @@ def qc(
 
     Their agreement is held against what the model's validation saw. Nothing is written into the project.
     """
-    workspace = open_source(project=project, files=files, um_per_px=um_per_px, path_map=path_map, plane=plane)
+    workspace = places.open()
     from mxbridge.stream.engine import Engine
     from mxbridge.tasks.imputing.open_models import open_imputation_models
     from mxbridge.tasks.over_images import run_over_images
     from mxbridge.tasks.qc import QcOptions, QcTask
 
-    refs = workspace.list(image or ())
+    refs = workspace.list(places.names)
     models = [loaded for _, loaded in open_imputation_models(model)]
     engine = Engine(device=device, precision=precision, tile=tile, workers=workers)
     task = QcTask(models, engine, QcOptions(options.names("--marker", marker), panel, value_scale))
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
     finished = run_over_images(
-        workspace, refs, task, all_named=bool(image), out=out, publish=False, resume=resume, progress=teller
+        workspace, refs, task, all_named=places.all_named, out=out, publish=False, resume=resume, progress=teller
     )
     rows = task.rows(finished.run)
     _say_result(finished, task, rows, as_json=json)

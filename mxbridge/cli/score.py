@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mxbridge.cli import console, options, told
-from mxbridge.cli.sources import open_source
+from mxbridge.cli.places import Places, takes_places
 from mxbridge.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -21,15 +21,9 @@ SCORING = "Scoring"
 OTHER_SYSTEM = "Imputation models are for mxbridge impute; `mxbridge models list` says what each is for"
 
 
+@takes_places(labels=True, stretched=True, publishes=True)
 def score(
-    project: options.Project = None,
-    image: options.Image = None,
-    files: options.Files = None,
-    labels: options.Labels = None,
-    stretched_labels: options.StretchedLabels = False,
-    plane: options.Plane = None,
-    um_per_px: options.UmPerPx = None,
-    path_map: options.PathMap = None,
+    places: Places,
     panel: options.Panel = None,
     markers: Annotated[
         str | None, typer.Option("--markers", help="Names, comma-separated (else all markers)", rich_help_panel=SCORING)
@@ -109,21 +103,13 @@ def score(
     """Score every cell 0..1 for each marker, and write the scores back as measurements (Nimbus: CD3)."""
     if normalize not in ("pooled", "per-image"):
         raise UsageError(f"--normalize {normalize!r} is neither pooled nor per-image")
-    workspace = open_source(
-        project=project,
-        files=files,
-        labels=labels,
-        um_per_px=um_per_px,
-        path_map=path_map,
-        stretched_labels=stretched_labels,
-        plane=plane,
-    )
+    workspace = places.open()
     from mxbridge.models import catalogue
     from mxbridge.stream.engine import Engine
     from mxbridge.tasks.over_images import run_over_images
     from mxbridge.tasks.score import ScoreOptions, ScoreTask
 
-    refs = workspace.list(image or ())
+    refs = workspace.list(places.names)
     found = catalogue.resolve(model or workspace.default_model or "nimbus")
     if found.card.system != "nimbus":
         raise ModelError(f"{found.path}: a model of the system {found.card.system} scores no cells", hint=OTHER_SYSTEM)
@@ -147,10 +133,10 @@ def score(
     task = ScoreTask.for_workspace(workspace, catalogue.open_model(found), engine, chosen)
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
     if dry_run:
-        _say_plan(workspace, task, refs, teller, all_named=bool(image), as_json=json)
+        _say_plan(workspace, task, refs, teller, all_named=places.all_named, publish=publish, as_json=json)
         return
     finished = run_over_images(
-        workspace, refs, task, all_named=bool(image), out=out, publish=publish, resume=resume, progress=teller
+        workspace, refs, task, all_named=places.all_named, out=out, publish=publish, resume=resume, progress=teller
     )
     notes = task.put_classifiers(workspace, finished.run, publish=publish)
     for note in notes:
@@ -160,7 +146,14 @@ def score(
 
 
 def _say_plan(
-    workspace: Workspace, task: ScoreTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
+    workspace: Workspace,
+    task: ScoreTask,
+    refs: list[Any],
+    teller: Progress,
+    *,
+    all_named: bool,
+    publish: bool,
+    as_json: bool,
 ) -> None:
     def classifiers() -> list[str]:
         markers = task.class_order if task.options.classifiers else ()
@@ -172,6 +165,7 @@ def _say_plan(
         refs,
         teller,
         all_named=all_named,
+        publish=publish,
         document={"model": task.model.name} if as_json else None,
         row=lambda plan: {"channels": list(plan.basis["channels"]), "notes": list(plan.notes)},
         what=lambda row: f"{row['cells']} cells, {task.model.name}: {', '.join(row['channels'])}",

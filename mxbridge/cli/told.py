@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mxbridge.cli import console
-from mxbridge.errors import SomeImagesFailed
+from mxbridge.errors import MxbridgeError, SomeImagesFailed
 
 if TYPE_CHECKING:
     from mxbridge.progress import Progress
@@ -22,25 +22,35 @@ def say_plans(
     teller: Progress,
     *,
     all_named: bool,
+    publish: bool,
     document: dict[str, Any] | None,
     row: Callable[[Plan], dict[str, Any]],
     what: Callable[[dict[str, Any]], str],
     last: Callable[[], Sequence[str]] = tuple,
 ) -> None:
     """``--dry-run``. document: what JSON says besides the images, None for text. row: what is told of a plan, ``notes`` among it;
-    what: that in a few words. last: lines below all images. Raises SomeImagesFailed, or the images' own error where none can be
-    done."""
+    what: that in a few words. publish: tell what publishing would do, too. last: lines below all images. Raises SomeImagesFailed,
+    or the images' own error where none can be done."""
     from mxbridge.tasks.over_images import leave_out, plan_images, telling
 
     plans, failed = plan_images(workspace, refs, task)
     refs = refs if all_named else leave_out(refs, plans, failed, teller)
-    rows = [{"image": plan.ref.name, "id": plan.ref.id, **plan.counts, **row(plan)} for plan in plans]
+    rows = [
+        {
+            "image": plan.ref.name,
+            "id": plan.ref.id,
+            **plan.counts,
+            **row(plan),
+            **_intentions(workspace, plan.ref, publish),
+        }
+        for plan in plans
+    ]
     rows += [{"image": ref.name, "id": ref.id, "error": str(failed[ref.id])} for ref in refs if ref.id in failed]
     if document is not None:
         console.print_json({"dry_run": True, **document, "images": rows})
     for told in rows if document is None else ():
         console.out.print(f"{told['image']}: {told['error'] if 'error' in told else what(told)}", markup=False)
-        for note in told.get("notes", ()):
+        for note in (*told.get("notes", ()), *told.get("publishing", ())):
             console.out.print(f"  {note}", markup=False)
     for line in last() if document is None else ():
         console.out.print(line, markup=False)
@@ -48,6 +58,15 @@ def say_plans(
         raise telling(failed.values())
     if failed:
         raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be done", hint="They are named above")
+
+
+def _intentions(workspace: Workspace, ref: ImageRef, publish: bool) -> dict[str, list[str]]:
+    """What publishing would do, where the workspace has something to say of it; what would prevent it is told, not raised."""
+    try:
+        lines = workspace.intentions(ref) if publish else ()
+    except MxbridgeError as error:
+        lines = (f"cannot be published: {error}",)
+    return {"publishing": list(lines)} if lines else {}
 
 
 def run_document(finished: Finished) -> dict[str, Any]:
@@ -67,11 +86,19 @@ def run_document(finished: Finished) -> dict[str, Any]:
 
 
 def say_where(finished: Finished, publish: bool, *, files: str, results: str, more: bool = False) -> None:
-    """The last lines of a run. files: what is in its folder; results: what is in a project. more: something else was done."""
+    """The last lines of a run. files: what is in its folder; results: what is in a project or on a server. more: something else
+    was done."""
     run = finished.run
     if not (finished.computed or finished.published or finished.errors or more):
         console.out.print("Nothing to do: all of this was done before. --restart does it again.")
     if any(image.error is None for image in run.images):
         console.out.print(f"{files}: {run.path.resolve()}", markup=False)
-    if publish and run.address.endswith(".qpproj") and not finished.errors:
+    if not publish or finished.errors:
+        return
+    if run.address.endswith(".qpproj"):
         console.out.print(f"{results} in {run.address}", markup=False)
+    elif run.address.startswith("omero:"):
+        from mxbridge.workspaces.omero.address import Place
+
+        place = Place.parse(run.address)
+        console.out.print(f"{results} on {place.server.name} ({place.images})", markup=False)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mxbridge.cli import console, options
+from mxbridge.cli.places import Places, takes_places
 from mxbridge.cli.process import keep_freed_memory
-from mxbridge.cli.sources import open_source
 from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mxbridge.progress import Progress
     from mxbridge.training.maxim.images import TrainingImage
     from mxbridge.training.maxim.recipe import Prepared
-    from mxbridge.workspaces.base import Workspace
 
 MARKERS = "Markers"
 HELD_BACK = "What is held back"
@@ -25,19 +24,12 @@ TRAINING = "Training"
 NETWORK = "Network"
 
 
+@takes_places(several_projects=True)
 def train_maxim(
     out: Annotated[
         Path, typer.Option("--out", help="Weights to write (.safetensors), card beside", rich_help_panel=options.OUTPUT)
     ],
-    project: Annotated[
-        list[Path] | None,
-        typer.Option("--project", help="QuPath project (.qpproj); repeatable", rich_help_panel=options.IMAGES),
-    ] = None,
-    image: options.Image = None,
-    files: options.Files = None,
-    plane: options.Plane = None,
-    um_per_px: options.UmPerPx = None,
-    path_map: options.PathMap = None,
+    places: Places,
     panel: options.Panel = None,
     npy: Annotated[
         Path | None,
@@ -206,7 +198,7 @@ def train_maxim(
         raise UsageError("--guard goes with --validation-region")
     held_back = maxim.HoldBack(held_back_cases, validation_region, read_cases(cases) if cases is not None else ())
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
-    images = _images(project, files, image, plane, um_per_px, path_map, panel, npy, npy_panel, teller)
+    images = _images(places, panel, npy, npy_panel, teller)
     if dry_run:
         _say_plan(maxim.prepare(images, settings, held_back, teller), json)
         return
@@ -227,38 +219,25 @@ def train_maxim(
 
 
 def _images(
-    project: list[Path] | None,
-    files: list[str] | None,
-    image: list[str] | None,
-    plane: str | None,
-    um_per_px: float | None,
-    path_map: list[str] | None,
-    panel: Path | None,
-    npy: Path | None,
-    npy_panel: str | None,
-    teller: Progress,
+    places: Places, panel: Path | None, npy: Path | None, npy_panel: str | None, teller: Progress
 ) -> list[TrainingImage]:
     """All images that the options name, of projects and files, or of the published program's table."""
     from mxbridge.panel import read_panel
     from mxbridge.training.maxim.images import gather_images, gather_npy
 
     if npy is not None:
-        if project or files or image or panel or path_map or plane:
+        if places.given - {"um_per_px"} or panel:
             raise UsageError("--npy is a source of its own", hint="Leave --project, --files and their options out")
         if npy_panel is None:
             raise UsageError("--npy needs to know the planes of its images", hint="--npy-panel DAPI,CD4,CD8")
-        return gather_npy(npy, options.names("--npy-panel", npy_panel, none="nothing"), um_per_px, teller)
+        return gather_npy(npy, options.names("--npy-panel", npy_panel, none="nothing"), places.um_per_px, teller)
     if npy_panel is not None:
         raise UsageError("--npy-panel goes with --npy")
-    workspaces: list[Workspace] = [
-        open_source(project=p, files=None, um_per_px=um_per_px, path_map=path_map) for p in project or ()
-    ]
-    if files or not workspaces:
-        workspaces.append(open_source(project=None, files=files, um_per_px=um_per_px, plane=plane))
-    elif plane:
-        raise UsageError("--plane goes with --files")
     return gather_images(
-        workspaces, names=image or (), panel=read_panel(panel) if panel is not None else (), progress=teller
+        places.open_each(),
+        names=places.names,
+        panel=read_panel(panel) if panel is not None else (),
+        progress=teller,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mxbridge.cli import console, options, told
-from mxbridge.cli.sources import open_source
+from mxbridge.cli.places import Places, takes_places
 from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,14 +59,9 @@ def _earlier(option: str, text: str) -> Any:
     return typer.Option(option, help=text, rich_help_panel=EARLIER)
 
 
+@takes_places(labels=True, publishes=True)
 def translate(
-    project: options.Project = None,
-    image: options.Image = None,
-    files: options.Files = None,
-    labels: options.Labels = None,
-    plane: options.Plane = None,
-    um_per_px: options.UmPerPx = None,
-    path_map: options.PathMap = None,
+    places: Places,
     model: Annotated[
         str | None,
         _model("--model", "deepliif, deconvolution (no weights), a name you added, or a folder of official files"),
@@ -197,31 +192,30 @@ def translate(
         "base_class": base_class,
         "marker": marker,
     }
-    places = {"project": project, "files": files, "labels": labels, "path_map": path_map, "plane": plane}
     of_networks = bool(model or workers or device != "auto" or precision != "auto")
-    _check_together(rescore, from_seg, places, um_per_px, of_networks, bool(marker_image or resolution))
+    _check_together(rescore, from_seg, places.given, of_networks, bool(marker_image or resolution))
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
-    names: Sequence[str] = image or ()
+    names: Sequence[str] = places.names
     workspace: Workspace
     source: MapSource
     if from_seg:
-        beside, scale = marker_image or (), resolution and resolution.value
-        source, workspace, found = opening.pictures(from_seg, beside, chosen, resolution=scale, um_per_px=um_per_px)
+        beside, scale, um = marker_image or (), resolution and resolution.value, places.um_per_px
+        source, workspace, found = opening.pictures(from_seg, beside, chosen, resolution=scale, um_per_px=um)
     elif rescore is not None:
         source, found = opening.rescored(rescore, chosen)
-        workspace = opening.place_of(source.run, project, path_map or ())
+        workspace = opening.place_of(source.run, places.project, places.path_maps)
         names = names or source.images
     else:
-        workspace = open_source(**places, um_per_px=um_per_px)  # type: ignore[arg-type]
+        workspace = places.open()
         engine, found = Engine(device, precision, workers=workers), TranslateOptions.given(chosen)
         source = opening.networks(workspace, model, engine, found, reuse=resume)
     refs = workspace.list(names)
     task = TranslateTask(source, found)
     if dry_run:
-        _say_plan(workspace, task, refs, teller, all_named=bool(image), as_json=json)
+        _say_plan(workspace, task, refs, teller, all_named=places.all_named, publish=publish, as_json=json)
         return
     finished = run_over_images(
-        workspace, refs, task, all_named=bool(image), out=out, publish=publish, resume=resume, progress=teller
+        workspace, refs, task, all_named=places.all_named, out=out, publish=publish, resume=resume, progress=teller
     )
     _say_result(finished, publish, json)
     finished.raise_for_errors()
@@ -230,27 +224,32 @@ def translate(
 def _check_together(
     rescore: Path | None,
     from_seg: list[str] | None,
-    places: dict[str, Any],
-    um_per_px: float | None,
+    given: frozenset[str],
     of_networks: bool,
     of_pictures: bool,
 ) -> None:
     """Raise UsageError where options say different things about where images come from."""
-    given = {name for name, value in places.items() if value}
     if from_seg and rescore is not None:
         raise UsageError("give either --rescore or --from-seg")
     if (from_seg or rescore is not None) and of_networks:
         raise UsageError("--rescore and --from-seg run no networks", hint="Leave --model, --device and the like out")
     if of_pictures and not from_seg:
         raise UsageError("--marker-image and --resolution go with --from-seg")
-    if from_seg and given:
+    if from_seg and given - {"image", "um_per_px"}:
         raise UsageError("--from-seg names its own pictures", hint="Leave --project and --files out")
-    if rescore is not None and (given - {"project", "path_map"} or um_per_px):
+    if rescore is not None and given - {"image", "project", "path_map"}:
         raise UsageError("--rescore takes the images of its run", hint="Only --project, for a project that has moved")
 
 
 def _say_plan(
-    workspace: Workspace, task: TranslateTask, refs: list[Any], teller: Progress, *, all_named: bool, as_json: bool
+    workspace: Workspace,
+    task: TranslateTask,
+    refs: list[Any],
+    teller: Progress,
+    *,
+    all_named: bool,
+    publish: bool,
+    as_json: bool,
 ) -> None:
     described = task.describe()
     told.say_plans(
@@ -259,6 +258,7 @@ def _say_plan(
         refs,
         teller,
         all_named=all_named,
+        publish=publish,
         document=described if as_json else None,
         row=lambda plan: {
             "images": list(plan.basis["images"]),

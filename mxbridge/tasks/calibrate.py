@@ -107,7 +107,10 @@ def calibrate(workspace: Workspace | None, options: CalibrateOptions, images: Se
     if project is None and run is None:
         raise UsageError("name the scores", hint="Give a project with --project, or a run with --run")
     if project is None and options.classes is None:
-        raise UsageError("a run of image files has no hand-made classes", hint="Give a table of them with --classes")
+        raise UsageError(
+            f"a run of {'images on a server' if run is not None and run.is_of_server else 'image files'} has no hand-made classes",
+            hint="Give a table of them with --classes",
+        )
     if run is not None:
         scored = _scored_by(run, project, options, images)
     else:
@@ -140,14 +143,15 @@ def _check_classes(
 
 
 def _place_of(run: Run) -> Workspace | None:
-    """The project of a run, None where it was made of image files."""
-    return open_workspace(run.place) if run.address.endswith(".qpproj") else None
+    """The project of a run, None where it was made of image files or of a server's images."""
+    return open_workspace(run.place) if run.is_of_project else None
 
 
 def _scored_by(run: Run, project: QuPathWorkspace | None, options: CalibrateOptions, images: Sequence[str]) -> Scored:
     """Raises UsageError where the run is of other images or another model than was said."""
-    if project is not None and not run.address.endswith(".qpproj"):
-        raise UsageError(f"{run.path} is a run of image files, not of a project", hint="Leave out --project")
+    if project is not None and not run.is_of_project:
+        kind = "images on a server" if run.is_of_server else "image files"
+        raise UsageError(f"{run.path} is a run of {kind}, not of a project", hint="Leave out --project")
     scored = scores_of_run(run, images)
     if options.model not in (None, scored.model):
         raise UnknownName("scores of a model", str(options.model), [scored.model], where=str(run.path))

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from mxbridge.errors import BrokenFile, MxbridgeError, NotApplicable, OutputError, SomeImagesFailed
+from mxbridge.errors import BrokenFile, MxbridgeError, NotApplicable, OutputError, SomeImagesFailed, SourceError
 from mxbridge.formats.atomic import PART_SUFFIX, output_error
 from mxbridge.progress import SILENT, Progress
 from mxbridge.results import RESULTS, ImageRef, Results
@@ -211,7 +211,8 @@ def _work(loop: _Loop) -> Finished:
             image.error, image.error_code = str(error), error.exit_code
             image.status = "computed" if image.counts and (run.folder_of(image) / RESULTS).is_file() else "failed"
             run.save()
-            loop.progress.warning(str(error) if image.name in str(error) else f"{image.name}: {error}")
+            if len(run.images) > 1:  # the error of a single image is what the run itself ends with
+                loop.progress.warning(str(error) if image.name in str(error) else f"{image.name}: {error}")
     for note in loop.notes:
         loop.progress.note(note)
     if loop.computed or run.finished is None or not loop.task.is_finished(run):
@@ -233,7 +234,7 @@ def _one_image(loop: _Loop, image: ImageRecord) -> None:
     try:
         place(results, folder, loop.workspace)
         done = loop.workspace.publish(results)
-    except OutputError as error:
+    except (OutputError, SourceError) as error:
         hint = f"{error.hint}. The results are kept: mxbridge publish {run.path}".lstrip(". ")
         raise type(error)(error.message, hint=hint) from error
     if done.changed and image.status == "published":
@@ -293,6 +294,7 @@ def _compute(loop: _Loop, image: ImageRecord, folder: Path) -> Results:
         loop.prepared = True
     started, cpu = time.monotonic(), cpu_seconds()
     pulled = loop.workspace.pull(plan.ref, loop.task.cell_kind)
+    loop.workspace.rest()  # whatever the workspace holds, it is not needed while this computes
     outcome = loop.task.compute(loop.run, pulled, plan, folder, loop.progress)
     summary = {
         "counts": {**plan.counts, **outcome.counts},
@@ -300,7 +302,7 @@ def _compute(loop: _Loop, image: ImageRecord, folder: Path) -> Results:
         "seconds": round(time.monotonic() - started, 2),
         "cpu_seconds": round(cpu_seconds() - cpu, 2),
     }
-    results = replace(outcome.results, fingerprint=image.fingerprint, summary=summary)
+    results = replace(outcome.results, fingerprint=image.fingerprint, summary=summary, folder=folder)
     sign(results, folder)
     results.save(folder)
     _remember(image, results)

@@ -70,7 +70,13 @@ def _each_finished(
     status: Literal["published", "computed"],
 ) -> list[Moved]:
     run = Run.load(folder)
-    options = {"path_maps": tuple(path_maps)} if run.address.endswith(".qpproj") else {}
+    if run.is_of_server and project:
+        raise UsageError(
+            f"{folder} is a run of images on an OMERO server, not of a project", hint="Leave --project out"
+        )
+    if path_maps and not (project or run.is_of_project):
+        raise UsageError("--path-map goes with projects")
+    options = {"path_maps": tuple(path_maps)} if project or run.is_of_project else {}
     workspace = open_workspace(f"project:{project}" if project else run.place, **options)
     workspace.check_writable()
     moved: list[Moved] = []

@@ -22,8 +22,8 @@ PLUGINS = "MXBRIDGE_PLUGINS"
 def open_workspace(address: str | PathLike[str], **options: Any) -> Workspace:
     """Open the workspace at an address.
 
-    address: ``KIND:PLACE`` with a kind that is installed (``project:a/b.qpproj``, ``files:a/*.tif``), a ``.qpproj`` file
-        (kind ``project``), or a path (kind ``files``).
+    address: ``KIND:PLACE`` with a kind that is installed (``project:a/b.qpproj``, ``files:a/*.tif``,
+        ``omero:alice@omero.example.org/dataset:5``), a ``.qpproj`` file (kind ``project``), or a path (kind ``files``).
     options: what that kind takes, e.g. ``um_per_px=0.5``, ``labels=[...]``, ``path_maps=[...]``.
 
     Kinds are entry points of the group ``mxbridge.workspaces``; the built-in ones come through the same door. Raises

@@ -108,3 +108,11 @@ class Workspace(ABC):
     @abstractmethod
     def check_writable(self) -> None:
         """Raise OutputError early, before hours of work, when publish cannot succeed."""
+
+    def intentions(self, ref: ImageRef) -> tuple[str, ...]:
+        """What publishing results of ``ref`` would do here, for ``--dry-run``: one line per thing that people may want to know
+        before (where it goes, what it replaces, what they may not do). Nothing is written. Raises SourceError."""
+        return ()
+
+    def rest(self) -> None:  # noqa: B027 - most places hold nothing
+        """Nothing will be asked of this place for a while: let go of sessions and locks. It can be used again at any time."""

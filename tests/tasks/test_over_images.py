@@ -11,7 +11,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from mxbridge.errors import InputError, Locked, SomeImagesFailed
+from mxbridge.errors import InputError, Locked, SomeImagesFailed, SourceError
 from mxbridge.image import Channel, LocalImage
 from mxbridge.progress import Progress
 from mxbridge.results import ImageRef, Measurement, Results
@@ -156,6 +156,60 @@ def test_a_bad_image_does_not_stop_the_others(tmp_path: Path) -> None:
         finished.raise_for_errors()
     stored = Run.load(finished.run.path)
     assert (stored.images[1].status, stored.images[1].error_code) == ("failed", 6)
+
+
+def test_the_error_of_a_single_image_is_told_once(tmp_path: Path) -> None:
+    """By what the run ends with; of several images each is told when it fails."""
+    shelf, heard = Shelf(tmp_path, {"a": 1}, locked=True), Heard()
+    finished = go(shelf, Doubling(), progress=heard)
+    with pytest.raises(Locked, match="the shelf is locked"):
+        finished.raise_for_errors()
+    assert heard.warnings == []
+    shelf.numbers["bad"] = -1
+    go(shelf, Doubling(), progress=heard)
+    assert len(heard.warnings) == 2
+
+
+def test_the_workspace_rests_while_an_image_is_computed(tmp_path: Path) -> None:
+    held: list[str] = []
+
+    class Lending(Shelf):
+        def pull(self, ref: ImageRef, cells: str = "cells") -> Pulled:
+            held.append(ref.id)
+            return super().pull(ref, cells)
+
+        def rest(self) -> None:
+            held.clear()
+
+    class Watching(Doubling):
+        def compute(self, run: Run, pulled: Pulled, plan: Plan, folder: Path, progress: Progress) -> Outcome:
+            assert held == []
+            return super().compute(run, pulled, plan, folder, progress)
+
+    task = Watching()
+    go(Lending(tmp_path, {"a": 1, "b": 2}), task).raise_for_errors()
+    assert task.computed == ["a", "b"]
+
+
+def test_results_know_where_they_lie(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, {"a": 1})
+    finished = go(shelf, Doubling())
+    folder = finished.run.folder_of(finished.run.images[0])
+    assert shelf.held["a"].folder == folder
+    assert Results.load(folder).folder == folder
+    assert replace(Results.load(folder), folder=None) == Results.load(folder)
+
+
+def test_a_server_that_went_away_while_publishing_keeps_the_results(tmp_path: Path) -> None:
+    class Far(Shelf):
+        def publish(self, results: Results) -> Published:
+            raise SourceError("the server went away", hint="Try later")
+
+    finished = go(Far(tmp_path, {"a": 1}), Doubling())
+    with pytest.raises(SourceError, match=r"Try later\. The results are kept: mxbridge publish"):
+        finished.raise_for_errors()
+    assert finished.run.images[0].status == "computed"
+    go(Shelf(tmp_path, {"a": 1}), Doubling()).raise_for_errors()
 
 
 def test_when_all_fail_their_own_error_decides(tmp_path: Path) -> None:

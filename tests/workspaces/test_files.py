@@ -359,8 +359,8 @@ def test_the_one_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"files", "project"} <= set(workspace_kinds())
     assert isinstance(open_workspace(tmp_path / "a.tif"), FilesWorkspace)
     assert isinstance(open_workspace("files:", paths=[tmp_path / "a.tif"], um_per_px=1.0), FilesWorkspace)
-    with pytest.raises(UsageError, match="'omero' is installed"):
-        open_workspace("omero:image:1")
+    with pytest.raises(UsageError, match="'minerva' is installed"):
+        open_workspace("minerva:image:1")
     with pytest.raises(UsageError, match="labls"):
         open_workspace(tmp_path / "a.tif", labls="x")
     monkeypatch.setenv("MXBRIDGE_PLUGINS", "files")

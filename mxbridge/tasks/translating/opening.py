@@ -78,7 +78,11 @@ def rescored(folder: Path, given: Mapping[str, Any]) -> tuple[RunMaps, Translate
 
 def place_of(run: Run, project: Path | None = None, path_maps: Sequence[str] = ()) -> Workspace:
     """Where the images of a run are. project: where it is now, if it has moved away from its run. Raises as open_workspace."""
-    if project is not None or run.address.endswith(".qpproj"):
+    if project is not None and run.is_of_server:
+        raise UsageError(
+            f"{run.path} is a run of images on an OMERO server, not of a project", hint="Leave --project out"
+        )
+    if project is not None or run.is_of_project:
         return open_workspace(f"project:{project or run.place}", path_maps=tuple(path_maps))
     if path_maps:
         raise UsageError("--path-map goes with projects")
