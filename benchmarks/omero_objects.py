@@ -118,8 +118,8 @@ def ours(report: Path) -> None:
     import omero.model  # noqa: F401 - the time of the import is not that of the work
 
     from benchmarks.imputing import cpu_seconds
-    from mxbridge.workspaces.omero.masks import masks_of_raster
-    from mxbridge.workspaces.omero.roi_parts import roi_of
+    from mxbridge.workspaces.omero.objects.masks import masks_of_raster
+    from mxbridge.workspaces.omero.objects.roi_parts import roi_of
 
     labels = picture()
     before = cpu_seconds()
@@ -139,7 +139,7 @@ def polygons(report: Path) -> None:
     from benchmarks.imputing import cpu_seconds
     from mxbridge.formats.label_outlines import labels_to_outlines
     from mxbridge.formats.labels import scan_labels
-    from mxbridge.workspaces.omero.polygons import polygons_of
+    from mxbridge.workspaces.omero.objects.polygons import polygons_of
 
     labels = picture()
     exact = labels_to_outlines(scan_labels(da.from_array(labels), labels.shape, where="picture")).outlines
@@ -174,10 +174,10 @@ def _digest(masks: Iterable[tuple[int, float, float, float, float, Any]]) -> str
 
 def table(port: int, rows: int) -> None:
     """Write rows and read them again."""
-    from mxbridge.workspaces.omero.address import Server
-    from mxbridge.workspaces.omero.login import Credentials
-    from mxbridge.workspaces.omero.session import Sessions
-    from mxbridge.workspaces.omero.tables import read_table, table_columns, write_tables
+    from mxbridge.workspaces.omero.attachments.tables import read_table, table_columns, write_tables
+    from mxbridge.workspaces.omero.sessions.address import Server
+    from mxbridge.workspaces.omero.sessions.login import Credentials
+    from mxbridge.workspaces.omero.sessions.session import Sessions
 
     sessions = Sessions(Server("127.0.0.1", port), credentials=lambda: Credentials("alice", "secret"))
     with sessions.use() as session:
@@ -192,7 +192,7 @@ def table(port: int, rows: int) -> None:
 def _pieces(rows: int) -> Iterator[pd.DataFrame]:
     import numpy as np
 
-    from mxbridge.workspaces.omero.tables import cell_frame
+    from mxbridge.workspaces.omero.attachments.tables import cell_frame
 
     rng = np.random.default_rng(0)
     for first in range(0, rows, PIECE):

@@ -21,9 +21,9 @@ from benchmarks.harness import ONE_THREAD, Bar, Case
 
 if TYPE_CHECKING:
     from mxbridge.image import Box
-    from mxbridge.workspaces.omero.address import Server
-    from mxbridge.workspaces.omero.connection import Session
-    from mxbridge.workspaces.omero.session import Sessions
+    from mxbridge.workspaces.omero.sessions.address import Server
+    from mxbridge.workspaces.omero.sessions.connection import Session
+    from mxbridge.workspaces.omero.sessions.session import Sessions
 
 TITLE = "OMERO: reading pixels"
 SIDE, CHANNELS = 8192, 6
@@ -84,7 +84,7 @@ def serve(folder: Path, latency_ms: int, channels: int) -> None:
 
 def small_boxes() -> list[tuple[int, Box]]:
     """(channel, box) of the small tiles, row by row."""
-    from mxbridge.workspaces.omero.pixels import tiles_of
+    from mxbridge.workspaces.omero.pixels.tiles import tiles_of
 
     boxes = list(tiles_of((SIDE, SIDE), (TILE, TILE)))
     return [(c, box) for c in range(-(-TILES // len(boxes))) for box in boxes][:TILES]
@@ -116,7 +116,7 @@ def by_gateways(sessions: Sessions, image: int, folder: Path) -> None:
 def by_tiles(sessions: Sessions, image: int, folder: Path) -> None:
     """What the cache does, without the cache."""
     from mxbridge.workspaces.omero.image_info import image_info
-    from mxbridge.workspaces.omero.pixels import Tile, open_pixels, read_tiles
+    from mxbridge.workspaces.omero.pixels.tiles import Tile, open_pixels, read_tiles
 
     with sessions.use() as session:
         info = image_info(session, image)
@@ -135,7 +135,7 @@ def by_tiles(sessions: Sessions, image: int, folder: Path) -> None:
 def bare(sessions: Sessions, image: int, folder: Path) -> None:
     """The calls that a pull makes for its tiles, and nothing else: each thread keeps one store, bytes are thrown away."""
     from mxbridge.workspaces.omero.image_info import image_info
-    from mxbridge.workspaces.omero.pixels import read_layout, tiles_of
+    from mxbridge.workspaces.omero.pixels.tiles import read_layout, tiles_of
 
     with sessions.use() as session:
         info = image_info(session, image)
@@ -153,8 +153,8 @@ def bare(sessions: Sessions, image: int, folder: Path) -> None:
 def pull(sessions: Sessions, image: int, folder: Path) -> None:
     """As a task does: the first pixel that is asked for fetches its plane."""
     from mxbridge.image import computed
-    from mxbridge.workspaces.omero.cache import PixelCache
     from mxbridge.workspaces.omero.image_info import image_info
+    from mxbridge.workspaces.omero.pixels.cache import PixelCache
 
     with sessions.use() as session:
         info = image_info(session, image)
@@ -175,14 +175,14 @@ def _in_threads(read: Callable[[Callable[[], Any]], None], jobs: list[Any]) -> N
 
 
 def log_in(server: Server) -> Sessions:
-    from mxbridge.workspaces.omero.login import Credentials
-    from mxbridge.workspaces.omero.session import Sessions
+    from mxbridge.workspaces.omero.sessions.login import Credentials
+    from mxbridge.workspaces.omero.sessions.session import Sessions
 
     return Sessions(server, credentials=lambda: Credentials(server.user, os.environ["OMERO_PASSWORD"]))
 
 
 def main(what: str, address: str, image: str, folder: str) -> None:
-    from mxbridge.workspaces.omero.address import Server
+    from mxbridge.workspaces.omero.sessions.address import Server
 
     sessions = log_in(Server.parse(address))
     ways = {"gateway": by_gateway, "gateways": by_gateways, "tiles": by_tiles, "bare": bare, "pull": pull}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxbridge.errors import UsageError
-from mxbridge.workspaces.omero.address import KINDS, PATHS, PORTS, Place, Server, server_of
+from mxbridge.workspaces.omero.sessions.address import KINDS, PATHS, PORTS, Place, Server, server_of
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
 HOSTS = st.sampled_from(["h", "omero.example.org", "10.0.0.7", "::1", "fe80::12", "a_b-c.d"])

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from mxbridge.errors import BrokenFile, OutputError, SourceError
 from mxbridge.formats.open_image import open_image
 from mxbridge.image import LocalImage
-from mxbridge.workspaces.omero import cache as cache_module
-from mxbridge.workspaces.omero.cache import PixelCache
 from mxbridge.workspaces.omero.image_info import PIXEL_TYPES
+from mxbridge.workspaces.omero.pixels import cache as cache_module
+from mxbridge.workspaces.omero.pixels.cache import PixelCache
 from tests.omero_workspace.toy_pixels import Lost, ToyServer, noise
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -237,7 +237,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.omero_workspace.test_omero_cache import chunks, opened, pixels_of, several
-from mxbridge.workspaces.omero.cache import PixelCache
+from mxbridge.workspaces.omero.pixels.cache import PixelCache
 server = several(2)[0]
 if sys.argv[3] == "fetching":
     def fail(number, data):
@@ -337,7 +337,7 @@ def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path, monkeypatc
 
 def test_too_little_disk_is_told_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "mxbridge.workspaces.omero.cache_room.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})
+        "mxbridge.workspaces.omero.pixels.cache_room.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})
     )
     (server,) = several(1)
     with pytest.raises(OutputError, match="GB left"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxbridge.workspaces.omero.column_names import LONGEST, identifiers, in_ascii
+from mxbridge.workspaces.omero.attachments.column_names import LONGEST, identifiers, in_ascii
 
 
 @pytest.mark.parametrize(

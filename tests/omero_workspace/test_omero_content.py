@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from mxbridge.errors import OutputError, UsageError
 from mxbridge.image import Channel, LocalImage
 from mxbridge.results import ClassChanges, DerivedImage, ImageRef, ImageValue, Measurement, Results
-from mxbridge.workspaces.omero import import_client
-from mxbridge.workspaces.omero.cell_sources import CellSource, owner_of
-from mxbridge.workspaces.omero.content import (
+from mxbridge.workspaces.omero.objects.cell_sources import CellSource, owner_of
+from mxbridge.workspaces.omero.publishing import import_client
+from mxbridge.workspaces.omero.publishing.content import (
     Table,
     cells_table,
     derived_name,
@@ -29,9 +29,9 @@ from mxbridge.workspaces.omero.content import (
     merged_values,
     told_of_model,
 )
-from mxbridge.workspaces.omero.import_client import Client, imported_image
-from mxbridge.workspaces.omero.marker import FilePart, ImagePart, KeyRecord, Marker, RoisPart, ValuesPart
-from mxbridge.workspaces.omero.marks import own_path, pending_text, short_name
+from mxbridge.workspaces.omero.publishing.import_client import Client, imported_image
+from mxbridge.workspaces.omero.publishing.marker import FilePart, ImagePart, KeyRecord, Marker, RoisPart, ValuesPart
+from mxbridge.workspaces.omero.publishing.marks import own_path, pending_text, short_name
 
 REF = ImageRef("17", "slide.tif")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mxbridge.errors import MxbridgeError, OutputError, SourceError, Unsupported
-from mxbridge.workspaces.omero.faults import (
+from mxbridge.workspaces.omero.sessions.faults import (
     SessionLost,
     as_people_say,
     is_busy,

@@ -14,14 +14,14 @@ import pytest
 from mxbridge.errors import BrokenFile, InputError, OutputError, SourceError, UnknownName
 from mxbridge.formats.labels import scan_labels
 from mxbridge.image import Box
-from mxbridge.workspaces.omero import files
-from mxbridge.workspaces.omero.address import Server
-from mxbridge.workspaces.omero.files import download_file, upload_file
+from mxbridge.workspaces.omero.attachments import files
+from mxbridge.workspaces.omero.attachments.files import download_file, upload_file
+from mxbridge.workspaces.omero.attachments.label_zip import write_labels
+from mxbridge.workspaces.omero.attachments.labels import cells_from_attachment, find_labels
 from mxbridge.workspaces.omero.image_info import ImageInfo, image_info
-from mxbridge.workspaces.omero.label_zip import write_labels
-from mxbridge.workspaces.omero.labels import cells_from_attachment, find_labels
-from mxbridge.workspaces.omero.login import Credentials
-from mxbridge.workspaces.omero.session import Sessions
+from mxbridge.workspaces.omero.sessions.address import Server
+from mxbridge.workspaces.omero.sessions.login import Credentials
+from mxbridge.workspaces.omero.sessions.session import Sessions
 
 pytestmark = pytest.mark.omero
 

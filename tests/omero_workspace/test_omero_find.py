@@ -10,11 +10,11 @@ import pytest
 
 from mxbridge.errors import SourceError, UnknownName
 from mxbridge.results import ImageRef
-from mxbridge.workspaces.omero.address import Server
 from mxbridge.workspaces.omero.find import find_images, own_images, pages
-from mxbridge.workspaces.omero.login import Credentials
-from mxbridge.workspaces.omero.marks import DERIVED
-from mxbridge.workspaces.omero.session import Sessions
+from mxbridge.workspaces.omero.publishing.marks import DERIVED
+from mxbridge.workspaces.omero.sessions.address import Server
+from mxbridge.workspaces.omero.sessions.login import Credentials
+from mxbridge.workspaces.omero.sessions.session import Sessions
 
 PIXELS = np.zeros((1, 4, 4), np.uint8)
 

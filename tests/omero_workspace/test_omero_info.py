@@ -11,10 +11,10 @@ import pytest
 
 from mxbridge.errors import InputError, SourceError, Unsupported
 from mxbridge.image import Channel
-from mxbridge.workspaces.omero.address import Server
 from mxbridge.workspaces.omero.image_info import PIXEL_TYPES, Dataset, Well, _windows, image_info, pixel_type
-from mxbridge.workspaces.omero.login import Credentials
-from mxbridge.workspaces.omero.session import Sessions
+from mxbridge.workspaces.omero.sessions.address import Server
+from mxbridge.workspaces.omero.sessions.login import Credentials
+from mxbridge.workspaces.omero.sessions.session import Sessions
 
 
 def session_of(server: Any, user: str) -> Sessions:

@@ -18,9 +18,9 @@ from mxbridge.errors import BrokenFile, InputError, Unsupported
 from mxbridge.formats.labels import open_labels, scan_labels
 from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.results import NewObjects
-from mxbridge.workspaces.omero import label_zip
-from mxbridge.workspaces.omero.label_zip import unpack_zarr, write_labels
-from mxbridge.workspaces.omero.labels import Attachment, cells_from_label_image
+from mxbridge.workspaces.omero.attachments import label_zip
+from mxbridge.workspaces.omero.attachments.label_zip import unpack_zarr, write_labels
+from mxbridge.workspaces.omero.attachments.labels import Attachment, cells_from_label_image
 
 
 def _labels(shape: tuple[int, int] = (1100, 1300)) -> np.ndarray:

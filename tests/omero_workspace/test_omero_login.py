@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mxbridge.errors import SourceError
-from mxbridge.workspaces.omero import login
-from mxbridge.workspaces.omero.address import Server
-from mxbridge.workspaces.omero.login import Credentials, all_credentials, find_credentials
+from mxbridge.workspaces.omero.sessions import login
+from mxbridge.workspaces.omero.sessions.address import Server
+from mxbridge.workspaces.omero.sessions.login import Credentials, all_credentials, find_credentials
 
 SERVER = Server("omero.example.org", user="alice")
 

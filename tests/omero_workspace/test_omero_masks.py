@@ -14,8 +14,15 @@ from mxbridge.errors import InputError
 from mxbridge.formats.label_outlines import labels_to_outlines
 from mxbridge.formats.labels import scan_labels
 from mxbridge.image import Box
-from mxbridge.workspaces.omero import roi_shapes
-from mxbridge.workspaces.omero.masks import Mask, masks_of_cells, masks_of_outlines, masks_of_raster, packed, unpacked
+from mxbridge.workspaces.omero.objects import roi_shapes
+from mxbridge.workspaces.omero.objects.masks import (
+    Mask,
+    masks_of_cells,
+    masks_of_outlines,
+    masks_of_raster,
+    packed,
+    unpacked,
+)
 
 SIDES = st.tuples(st.integers(1, 23), st.integers(1, 23))
 PIXELS = SIDES.flatmap(lambda shape: arrays(bool, shape))

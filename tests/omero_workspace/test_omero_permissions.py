@@ -142,7 +142,7 @@ def test_an_image_that_was_deleted_meanwhile(server: RunningServer, tmp_path: Pa
 def test_an_image_that_is_deleted_while_results_are_sent(
     server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mxbridge.workspaces.omero import planned
+    from mxbridge.workspaces.omero.publishing import planned
 
     ref, other = add_slide(server), add_slide(server, "other.tif")
     workspace = go(server, tmp_path, ref, "alice", rois=5)
@@ -167,8 +167,8 @@ def test_an_image_that_is_deleted_while_results_are_sent(
 
 def test_rights_that_were_given_later_are_used(server: RunningServer, tmp_path: Path) -> None:
     """In a marker that left something out, a result is not 'there already' once it could be whole."""
-    from mxbridge.workspaces.omero.marker import read_markers
-    from mxbridge.workspaces.omero.standing import is_whole
+    from mxbridge.workspaces.omero.publishing.marker import read_markers
+    from mxbridge.workspaces.omero.publishing.standing import is_whole
 
     ref = add_slide(server, group="lab", owner="alice")
     workspace = go(server, tmp_path, ref, "bob")

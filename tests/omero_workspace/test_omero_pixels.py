@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mxbridge.errors import InputError, SourceError
 from mxbridge.image import Box
 from mxbridge.workspaces.omero.image_info import PIXEL_TYPES
-from mxbridge.workspaces.omero.pixels import (
+from mxbridge.workspaces.omero.pixels.tiles import (
     Layout,
     PlaneWriter,
     Tile,

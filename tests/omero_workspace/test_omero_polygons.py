@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.draw import polygon2mask
 
-from mxbridge.workspaces.omero.polygons import polygons_of, simplified
-from mxbridge.workspaces.omero.roi_shapes import traced
+from mxbridge.workspaces.omero.objects.polygons import polygons_of, simplified
+from mxbridge.workspaces.omero.objects.roi_shapes import traced
 
 LEAST_OVERLAP = 0.95
 FINE = 16

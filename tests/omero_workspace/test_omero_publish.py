@@ -351,7 +351,7 @@ def test_a_server_without_tables(place: Place) -> None:
 def test_images_above_the_maximum_plane_size_are_sent_by_tiles_for_want_of_better(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mxbridge.workspaces.omero.parts.find_client", lambda: None)
+    monkeypatch.setattr("mxbridge.workspaces.omero.publishing.parts.find_client", lambda: None)
     place.server.set(max_plane=16)
     done = place.workspace.publish(place.everything())
     assert any("above the server's maximum plane size" in note for note in done.notes)
@@ -362,9 +362,9 @@ def test_images_above_the_maximum_plane_size_by_the_import_command(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command itself cannot be run here: something else puts the image onto the server and says which it is."""
-    from mxbridge.workspaces.omero import parts
-    from mxbridge.workspaces.omero.derived import make_image, write_pixels
-    from mxbridge.workspaces.omero.import_client import Client
+    from mxbridge.workspaces.omero.publishing import parts
+    from mxbridge.workspaces.omero.publishing.derived import make_image, write_pixels
+    from mxbridge.workspaces.omero.publishing.import_client import Client
 
     def imported(session: Any, client: Client, image: Any, *, group_id: int, **told: Any) -> int:
         made, pixels = make_image(session, image, group_id=group_id, **told)
@@ -410,7 +410,7 @@ def test_colours_stay_a_colour_picture(place: Place) -> None:
 
 def test_two_markers_of_one_result_become_one(place: Place) -> None:
     """As when two machines publish for the first time at the same moment."""
-    from mxbridge.workspaces.omero.publication import Publication
+    from mxbridge.workspaces.omero.publishing.publication import Publication
 
     with place.workspace._sessions.use() as session:
         info = place.workspace._info(session, place.ref)
@@ -418,8 +418,8 @@ def test_two_markers_of_one_result_become_one(place: Place) -> None:
         first.put(place.everything())
         second.markers = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mxbridge.workspaces.omero.planned.Plan._refuse_changed", lambda *args: None)
-            patch.setattr("mxbridge.workspaces.omero.planned.strays", lambda *args: {})
+            patch.setattr("mxbridge.workspaces.omero.publishing.planned.Plan._refuse_changed", lambda *args: None)
+            patch.setattr("mxbridge.workspaces.omero.publishing.planned.strays", lambda *args: {})
             second.put(place.everything(value=2.0))
     assert len(place.annotations("mxbridge/result")) == 2
     place.workspace.publish(scores(place.ref, ["CD3"], value=3.0))
@@ -431,7 +431,7 @@ def test_two_markers_of_one_result_become_one(place: Place) -> None:
 
 def test_many_rows_go_in_pieces(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids of all cells decide how a row says which cell it is, texts of all pieces how wide they are."""
-    monkeypatch.setattr("mxbridge.workspaces.omero.parts.ROWS", 2)
+    monkeypatch.setattr("mxbridge.workspaces.omero.publishing.parts.ROWS", 2)
     ids = ("1:1", "1:2", "3:4", "a cell with a long name", "5:5")
     names = (None, None, "T", None, "Tumor: CD3: CD8")
     results = Results(

@@ -148,7 +148,7 @@ def test_an_undo_that_ends_at_any_call_is_finished_by_the_next(
 @pytest.mark.parametrize("moment", ["_rebuild", "commit"])
 def test_two_that_meet_on_one_image_both_get_there(twice: Twice, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """Another machine publishes something else on the image before this one sends its parts, or just before its commit."""
-    from mxbridge.workspaces.omero import planned, publication
+    from mxbridge.workspaces.omero.publishing import planned, publication
 
     monkeypatch.setattr("mxbridge.workspaces.omero.workspace.alone", lambda *args: nullcontext())
     kind: Any = planned.Plan if moment == "commit" else publication.Publication

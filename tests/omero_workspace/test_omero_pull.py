@@ -11,13 +11,13 @@ import pytest
 
 from mxbridge.errors import InputError, MxbridgeError, SourceError
 from mxbridge.image import Box, computed
-from mxbridge.workspaces.omero.address import Server
-from mxbridge.workspaces.omero.cache import PixelCache
 from mxbridge.workspaces.omero.image_info import PIXEL_TYPES, image_info
-from mxbridge.workspaces.omero.login import Credentials
-from mxbridge.workspaces.omero.pixels import PlaneWriter, open_pixels, tiles_of
-from mxbridge.workspaces.omero.repository import open_in_place
-from mxbridge.workspaces.omero.session import Sessions
+from mxbridge.workspaces.omero.pixels.cache import PixelCache
+from mxbridge.workspaces.omero.pixels.repository import open_in_place
+from mxbridge.workspaces.omero.pixels.tiles import PlaneWriter, open_pixels, tiles_of
+from mxbridge.workspaces.omero.sessions.address import Server
+from mxbridge.workspaces.omero.sessions.login import Credentials
+from mxbridge.workspaces.omero.sessions.session import Sessions
 from tests.omero_workspace.toy_pixels import noise
 
 pytestmark = pytest.mark.omero

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mxbridge.formats.ome_zarr_writer import OmeZarrWriter
 from mxbridge.image import Box, Channel
-from mxbridge.workspaces.omero.cache import PixelCache
-from mxbridge.workspaces.omero.repository import below, open_in_place
+from mxbridge.workspaces.omero.pixels.cache import PixelCache
+from mxbridge.workspaces.omero.pixels.repository import below, open_in_place
 from tests.omero_workspace.toy_pixels import ToyServer, noise
 
 FOLDER = "alice_2/2026-11/21/12-00-00.000/"

@@ -14,14 +14,14 @@ from mxbridge.errors import InputError, UsageError
 from mxbridge.formats.labels import scan_labels
 from mxbridge.image import Box
 from mxbridge.results import NewObjects
-from mxbridge.workspaces.omero import roi_parts, rois
-from mxbridge.workspaces.omero.address import Server
 from mxbridge.workspaces.omero.image_info import ImageInfo, image_info
-from mxbridge.workspaces.omero.login import Credentials
-from mxbridge.workspaces.omero.masks import packed
-from mxbridge.workspaces.omero.roi_parts import edited_rois, rgba, rois_to_link, save_rois
-from mxbridge.workspaces.omero.rois import cells_from_rois
-from mxbridge.workspaces.omero.session import Sessions
+from mxbridge.workspaces.omero.objects import roi_parts, rois
+from mxbridge.workspaces.omero.objects.masks import packed
+from mxbridge.workspaces.omero.objects.roi_parts import edited_rois, rgba, rois_to_link, save_rois
+from mxbridge.workspaces.omero.objects.rois import cells_from_rois
+from mxbridge.workspaces.omero.sessions.address import Server
+from mxbridge.workspaces.omero.sessions.login import Credentials
+from mxbridge.workspaces.omero.sessions.session import Sessions
 
 pytestmark = pytest.mark.omero
 

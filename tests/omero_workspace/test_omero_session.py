@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from mxbridge.errors import MxbridgeError, OutputError, SourceError, UnknownName
-from mxbridge.workspaces.omero import login
-from mxbridge.workspaces.omero.address import Server
-from mxbridge.workspaces.omero.faults import SessionLost
-from mxbridge.workspaces.omero.login import COMMAND_STORE, Credentials
-from mxbridge.workspaces.omero.session import Session, Sessions
+from mxbridge.workspaces.omero.sessions import login
+from mxbridge.workspaces.omero.sessions.address import Server
+from mxbridge.workspaces.omero.sessions.faults import SessionLost
+from mxbridge.workspaces.omero.sessions.login import COMMAND_STORE, Credentials
+from mxbridge.workspaces.omero.sessions.session import Session, Sessions
 from tests.omero_server.running import RunningServer
 
 pytestmark = pytest.mark.omero
@@ -284,9 +284,9 @@ def test_threads_share_one_session_and_one_loss(server: RunningServer, sessions:
 def test_a_killed_program_leaves_no_session(server: RunningServer) -> None:
     program = f"""
 import os
-from mxbridge.workspaces.omero.address import Server
-from mxbridge.workspaces.omero.login import Credentials
-from mxbridge.workspaces.omero.session import Sessions
+from mxbridge.workspaces.omero.sessions.address import Server
+from mxbridge.workspaces.omero.sessions.login import Credentials
+from mxbridge.workspaces.omero.sessions.session import Sessions
 sessions = Sessions(Server({server.host!r}, {server.port}), credentials=lambda: Credentials("alice", os.environ["P"]))
 session = sessions._take()
 store = session.conn.c.sf.createRawPixelsStore()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxbridge.errors import InputError
-from mxbridge.workspaces.omero import roi_shapes
+from mxbridge.workspaces.omero.objects import roi_shapes
 
 NUMBERS = st.floats(-1e6, 1e6).map(lambda v: round(v, 3))
 RINGS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=3, max_size=12).filter(lambda p: p[0] != p[-1])

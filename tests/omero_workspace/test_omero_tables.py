@@ -11,11 +11,8 @@ import pandas as pd
 import pytest
 
 from mxbridge.errors import InputError, MxbridgeError, OutputError
-from mxbridge.workspaces.omero import tables
-from mxbridge.workspaces.omero.address import Server
-from mxbridge.workspaces.omero.login import Credentials
-from mxbridge.workspaces.omero.session import Sessions
-from mxbridge.workspaces.omero.tables import (
+from mxbridge.workspaces.omero.attachments import tables
+from mxbridge.workspaces.omero.attachments.tables import (
     TableColumn,
     cell_frame,
     count_rows,
@@ -26,6 +23,9 @@ from mxbridge.workspaces.omero.tables import (
     write_parquet,
     write_tables,
 )
+from mxbridge.workspaces.omero.sessions.address import Server
+from mxbridge.workspaces.omero.sessions.login import Credentials
+from mxbridge.workspaces.omero.sessions.session import Sessions
 
 
 def _frame(rows: int = 3) -> pd.DataFrame:
@@ -166,7 +166,7 @@ def test_several_tables_for_too_many_columns_and_none_without_rows(session: Any,
 
 @pytest.mark.omero
 def test_what_is_no_table_and_a_server_without_tables(server: Any, group: int, session: Any, tmp_path: Path) -> None:
-    from mxbridge.workspaces.omero.files import upload_file
+    from mxbridge.workspaces.omero.attachments.files import upload_file
 
     (tmp_path / "a").write_bytes(b"no table")
     file_id = upload_file(session, tmp_path / "a", group_id=group, name="m/a", mimetype="text/plain")

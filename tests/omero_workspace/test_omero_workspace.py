@@ -212,7 +212,7 @@ def test_nobody_may_write_is_said_before_hours_of_work(
     ref = add_slide(server)
     workspace = open_omero(server, tmp_path, f"image:{ref.id}")
     workspace.check_writable()
-    monkeypatch.setattr("mxbridge.workspaces.omero.permissions.refused", lambda *args, **more: "nobody may")
+    monkeypatch.setattr("mxbridge.workspaces.omero.publishing.permissions.refused", lambda *args, **more: "nobody may")
     with pytest.raises(OutputError, match=r"nobody may.*--no-publish"):
         workspace.check_writable()
     workspace._sessions.close()
@@ -241,8 +241,8 @@ def _attach_labels(server: RunningServer, ref: ImageRef, folder: Path) -> None:
     """A zipped OME-Zarr label image that somebody attaches."""
     from omero.model import FileAnnotationI, ImageAnnotationLinkI, ImageI, OriginalFileI
 
-    from mxbridge.workspaces.omero.files import upload_file
-    from mxbridge.workspaces.omero.label_zip import write_labels
+    from mxbridge.workspaces.omero.attachments.files import upload_file
+    from mxbridge.workspaces.omero.attachments.label_zip import write_labels
 
     path = folder / "labels.ome.zarr.zip"
     write_labels(path, nuclei(ref), SHAPE, "cells", (0.5, 0.5))

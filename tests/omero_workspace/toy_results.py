@@ -22,9 +22,9 @@ from mxbridge.results import (
     Results,
 )
 from mxbridge.runs import result_key
-from mxbridge.workspaces.omero.connection import Session
-from mxbridge.workspaces.omero.login import Credentials
-from mxbridge.workspaces.omero.session import Sessions
+from mxbridge.workspaces.omero.sessions.connection import Session
+from mxbridge.workspaces.omero.sessions.login import Credentials
+from mxbridge.workspaces.omero.sessions.session import Sessions
 from mxbridge.workspaces.omero.workspace import OmeroWorkspace
 from tests.omero_server.running import RunningServer
 
@@ -45,7 +45,7 @@ def add_slide(server: RunningServer, name: str = "slide.tif", **more: Any) -> Im
 
 def sessions_of(server: RunningServer, user: str = "alice", **options: Any) -> Sessions:
     """Sessions that log in as this user and lose no time."""
-    from mxbridge.workspaces.omero.address import Place
+    from mxbridge.workspaces.omero.sessions.address import Place
 
     place = Place.parse(server.address("image:1", user))
     options = {"wait": 0.01, "linger": 0.2, **options}

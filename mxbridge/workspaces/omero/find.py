@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from mxbridge.errors import SourceError, UnknownName
 from mxbridge.results import ImageRef
-from mxbridge.workspaces.omero.marks import DERIVED
+from mxbridge.workspaces.omero.publishing.marks import DERIVED
 
 if TYPE_CHECKING:
-    from mxbridge.workspaces.omero.connection import Session
+    from mxbridge.workspaces.omero.sessions.connection import Session
 
 PAGE = 1000
 """Ids in one question: some servers' databases take no more than a few thousand parameters."""

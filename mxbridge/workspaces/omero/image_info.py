@@ -16,7 +16,7 @@ from mxbridge.image import Channel
 from mxbridge.workspaces.omero.find import not_there
 
 if TYPE_CHECKING:
-    from mxbridge.workspaces.omero.connection import Session
+    from mxbridge.workspaces.omero.sessions.connection import Session
 
 PIXEL_TYPES = {
     "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float": "f4", "double": "f8",

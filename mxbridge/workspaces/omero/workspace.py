@@ -2,7 +2,7 @@
 
 Sessions are opened when something is asked of the server and closed while models compute. Pixels are fetched into a local
 cache when they are first read, or read in place from a mounted repository. Results are published in one transaction per image
-(see :mod:`~mxbridge.workspaces.omero.publication`).
+(see :mod:`~mxbridge.workspaces.omero.publishing.publication`).
 
 All this was seen against the project's own test server, which speaks OMERO's protocol, and not against a real OMERO.server;
 ``tests/omero_workspace/test_conformance.py`` is what a real one should be tried with.
@@ -21,18 +21,18 @@ from mxbridge.errors import OutputError, UnknownName, UsageError
 from mxbridge.image import LocalImage
 from mxbridge.results import ImageRef, Results
 from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
-from mxbridge.workspaces.omero.address import Place, server_of
-from mxbridge.workspaces.omero.alone import alone, undisturbed
 from mxbridge.workspaces.omero.find import find_images
-from mxbridge.workspaces.omero.session import Sessions
+from mxbridge.workspaces.omero.publishing.alone import alone, undisturbed
+from mxbridge.workspaces.omero.sessions.address import Place, server_of
+from mxbridge.workspaces.omero.sessions.session import Sessions
 
 if TYPE_CHECKING:
-    from mxbridge.workspaces.omero.cache import PixelCache
-    from mxbridge.workspaces.omero.cell_sources import CellReader
-    from mxbridge.workspaces.omero.connection import Session
     from mxbridge.workspaces.omero.image_info import ImageInfo
-    from mxbridge.workspaces.omero.parts import Large, Publishing
-    from mxbridge.workspaces.omero.publication import Publication
+    from mxbridge.workspaces.omero.objects.cell_sources import CellReader
+    from mxbridge.workspaces.omero.pixels.cache import PixelCache
+    from mxbridge.workspaces.omero.publishing.parts import Large, Publishing
+    from mxbridge.workspaces.omero.publishing.publication import Publication
+    from mxbridge.workspaces.omero.sessions.connection import Session
 
 LARGE: tuple[str, ...] = ("auto", "tiles", "import", "zarr")
 
@@ -40,9 +40,9 @@ LARGE: tuple[str, ...] = ("auto", "tiles", "import", "zarr")
 class OmeroWorkspace(Workspace):
     """Some images of one server. An image's id is its number there, as text.
 
-    place: ``[USER@]HOST[:PORT]/dataset:5`` with options (see :class:`~mxbridge.workspaces.omero.address.Place`), or ``dataset:5``
+    place: ``[USER@]HOST[:PORT]/dataset:5`` with options (see :class:`~mxbridge.workspaces.omero.sessions.address.Place`), or ``dataset:5``
         alone with ``server`` (else ``OMERO_HOST``, else where the omero command last logged in).
-    labels: where cells are (see :mod:`~mxbridge.workspaces.omero.cell_sources`). um_per_px: pixel size over what OMERO says.
+    labels: where cells are (see :mod:`~mxbridge.workspaces.omero.objects.cell_sources`). um_per_px: pixel size over what OMERO says.
     plane: (z, t) of stacks. cache, cache_size: folder and bytes for fetched pixels. repository: where the server's files, or
         registered OME-Zarr images, are mounted here.
     beside: derived images go into the source's dataset. rois: so many new objects at most become ROIs, as ``rois_as``.
@@ -142,7 +142,7 @@ class OmeroWorkspace(Workspace):
         return self._sessions.attempt(f"reading image {ref}", work)
 
     def publish(self, results: Results) -> Published:
-        """Put results on the server in one transaction; see :mod:`~mxbridge.workspaces.omero.publication`."""
+        """Put results on the server in one transaction; see :mod:`~mxbridge.workspaces.omero.publishing.publication`."""
         ref = results.image
         if not results.result_keys:
             return Published(ref, changed=False, where="the run folder")
@@ -188,7 +188,7 @@ class OmeroWorkspace(Workspace):
 
         Raises SourceError, and OutputError where nothing could be published on any image.
         """
-        from mxbridge.workspaces.omero.permissions import refused
+        from mxbridge.workspaces.omero.publishing.permissions import refused
 
         refs = self._all()
 
@@ -203,7 +203,7 @@ class OmeroWorkspace(Workspace):
             )
 
     def intentions(self, ref: ImageRef) -> tuple[str, ...]:
-        from mxbridge.workspaces.omero.intentions import intentions
+        from mxbridge.workspaces.omero.publishing.intentions import intentions
 
         def work(session: Session) -> tuple[str, ...]:
             return intentions(session, self._info(session, ref), self._publishing, as_owner=self._as_owner)
@@ -245,7 +245,7 @@ class OmeroWorkspace(Workspace):
         notes: tuple[str, ...] = ()
         image = None
         if self._repository is not None:
-            from mxbridge.workspaces.omero.repository import open_in_place
+            from mxbridge.workspaces.omero.pixels.repository import open_in_place
 
             image, why = open_in_place(session, info, self._repository, self._plane)
             notes += (why,) if why else ()
@@ -259,7 +259,7 @@ class OmeroWorkspace(Workspace):
         return image, notes
 
     def _publication(self, session: Session, info: ImageInfo) -> Publication:
-        from mxbridge.workspaces.omero.publication import Publication
+        from mxbridge.workspaces.omero.publishing.publication import Publication
 
         return Publication(session, info, self._publishing, self._tell)
 
@@ -283,20 +283,20 @@ class OmeroWorkspace(Workspace):
 
     @property
     def _local_folder(self) -> Path:
-        from mxbridge.workspaces.omero.cache import default_folder
+        from mxbridge.workspaces.omero.pixels.cache import default_folder
 
         return self._cache_folder or default_folder()
 
     @cached_property
     def _cache(self) -> PixelCache:
-        from mxbridge.workspaces.omero.cache import PixelCache
+        from mxbridge.workspaces.omero.pixels.cache import PixelCache
 
         return PixelCache(self._cache_folder, self._cache_size)
 
     @cached_property
     def _cell_reader(self) -> CellReader:
-        from mxbridge.workspaces.omero.cell_sources import CellReader
         from mxbridge.workspaces.omero.image_info import image_info
+        from mxbridge.workspaces.omero.objects.cell_sources import CellReader
 
         def open_image(session: Session, image_id: int) -> LocalImage:
             return self._open(session, image_info(session, image_id))[0]
@@ -307,7 +307,7 @@ class OmeroWorkspace(Workspace):
         return CellReader(self._labels, self._local_folder, open_image, siblings)
 
     def _read_publishing(self) -> Publishing:
-        from mxbridge.workspaces.omero.parts import Publishing
+        from mxbridge.workspaces.omero.publishing.parts import Publishing
 
         told = self._place.options
         rois = _number(told, "rois", int)

@@ -1,0 +1,1 @@
+"""Files attached to images: tables, label images and others."""

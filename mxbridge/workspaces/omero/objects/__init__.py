@@ -1,0 +1,1 @@
+"""Cells from ROIs and label images, and new objects as ROIs."""

@@ -1,0 +1,1 @@
+"""Who logs in where, and sessions that come and go."""
