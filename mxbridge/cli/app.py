@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mxbridge.cli import (
+    batch,
     calibrate,
     console,
     demo,
@@ -33,7 +34,7 @@ USAGE_ERRORS = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="mxbridge",
-    help="Marker models for whole slides: QuPath projects and OME files in, scores back where people look at them.",
+    help="Marker models for whole slides: QuPath projects, OMERO and OME files in, scores back where people look at them.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,6 +52,7 @@ app.command("undo")(publish.undo)
 app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
+app.add_typer(batch.app, name="batch")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
 app.add_typer(qupath.app, name="qupath")

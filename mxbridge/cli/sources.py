@@ -70,7 +70,7 @@ def open_source(
 def _open_omero(images: str, common: dict[str, Any], told: dict[str, Any]) -> Workspace:
     """What can be seen to be wrong without a server is said before one is asked."""
     from mxbridge.workspaces import open_workspace
-    from mxbridge.workspaces.omero.address import Place, server_of
+    from mxbridge.workspaces.omero.sessions.address import Place, server_of
 
     if "rois_as" in told and "rois" not in told:
         raise UsageError(

@@ -98,7 +98,7 @@ def say_where(finished: Finished, publish: bool, *, files: str, results: str, mo
     if run.address.endswith(".qpproj"):
         console.out.print(f"{results} in {run.address}", markup=False)
     elif run.address.startswith("omero:"):
-        from mxbridge.workspaces.omero.address import Place
+        from mxbridge.workspaces.omero.sessions.address import Place
 
         place = Place.parse(run.address)
         console.out.print(f"{results} on {place.server.name} ({place.images})", markup=False)
