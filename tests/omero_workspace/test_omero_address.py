@@ -119,3 +119,14 @@ def test_which_server_is_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("OMERO_PORT", "5064")
     assert server_of(None).name == "from.environment:5064"
     assert server_of("bob@named", user="alice", group="lab") == Server("named", user="alice", group="lab")
+
+
+@pytest.mark.parametrize(
+    "text", ["alice:hidden@h/dataset:1", "wss%3A%2F%2Falice:hidden@h/dataset:1", "http%3A%2F%2Fa:hidden@h/image:1"]
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(UsageError, match="may be a password") as caught:
+        Place.parse(text)
+    assert "hidden" not in str(caught.value)
+    with pytest.raises(UsageError, match="may be a password"):
+        server_of("h", user="alice:hidden")

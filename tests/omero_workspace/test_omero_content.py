@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mxbridge.errors import OutputError, UsageError
 from mxbridge.image import Channel, LocalImage
 from mxbridge.results import ClassChanges, DerivedImage, ImageRef, ImageValue, Measurement, Results
-from mxbridge.workspaces.omero.objects.cell_sources import CellSource, owner_of
+from mxbridge.workspaces.omero.objects.cell_sources import CellSource, owner_of, owners_of
 from mxbridge.workspaces.omero.publishing import import_client
 from mxbridge.workspaces.omero.publishing.content import (
     Table,
@@ -229,6 +229,26 @@ def test_no_cells_are_there(text: str) -> None:
 )
 def test_whose_label_image_it_is(label: str, owner: int | None) -> None:
     assert owner_of(label, {1: "fov1.tif", 2: "fov10.ome.tiff", 3: "fov1 tumor"}) == owner
+
+
+@pytest.mark.parametrize(
+    ("images", "label", "owner"),
+    [
+        ({1: "../../x", 2: "x"}, "../../x", 1),
+        ({1: "set/a", 2: "a"}, "set/a mask", 1),
+        ({1: "slide.lif [Pos 1/1]", 2: "slide.lif [Pos 1/2]"}, "slide.lif [Pos 1/2]", 2),
+        ({1: "slide.tif [0]", 2: "slide.tif [1]"}, "mask of slide.tif [1]", 2),
+        ({1: "slide.tif [0]", 2: "slide.tif [1]"}, "slide mask", None),
+        ({1: "two", 2: "two"}, "two", None),
+    ],
+)
+def test_names_as_microscopes_give_them(images: dict[int, str], label: str, owner: int | None) -> None:
+    assert owner_of(label, images) == owner
+
+
+def test_images_and_their_label_images_in_one_dataset() -> None:
+    names = {1: "fov1", 2: "fov2", 3: "fov1_mask", 4: "fov2_mask"}
+    assert {k: owner for k, owner in owners_of(names, names).items() if k > 2} == {3: 1, 4: 2}
 
 
 # --- the import command ---

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mxbridge.errors import MxbridgeError, OutputError, SourceError, Unsupported
+from mxbridge.errors import ChangedMeanwhile, MxbridgeError, OutputError, SourceError, Unsupported
 from mxbridge.workspaces.omero.sessions.faults import (
     SessionLost,
     as_people_say,
@@ -56,7 +56,7 @@ def test_a_lost_session(names: tuple[str, ...]) -> None:
         (("ReadOnlyGroupSecurityViolation", "SecurityViolation", "ServerError"), OutputError, "does not permit it"),
         (("TryAgain", "ConcurrencyException", "ServerError"), SourceError, "is busy"),
         (("MissingPyramidException", "ConcurrencyException", "ServerError"), SourceError, "still preparing"),
-        (("OptimisticLockException", "ConcurrencyException"), OutputError, "somebody else changed"),
+        (("OptimisticLockException", "ConcurrencyException"), ChangedMeanwhile, "somebody else changed"),
         (("MemoryLimitException", "MarshalException", "ProtocolException"), Unsupported, "one message"),
         (("ValidationException", "ApiUsageException", "ServerError"), SourceError, "answers with ValidationException"),
         (("ProtocolException", "LocalException"), SourceError, "answers with ProtocolException"),

@@ -152,7 +152,14 @@ class ToySource:
         return self._store.getTile(z, c, t, box.x0, box.y0, box.shape[1], box.shape[0])
 
 
-def test_levels_are_listed_from_the_largest_and_numbered_from_the_smallest() -> None:
+@pytest.mark.parametrize("listed", ["largest first", "smallest first"])
+def test_levels_are_listed_from_the_largest_and_numbered_from_the_smallest(
+    listed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest is 0 at every server; the order of their sizes is another with some pixel buffers."""
+    if listed == "smallest first":
+        usual = ToyStore.getResolutionDescriptions
+        monkeypatch.setattr(ToyStore, "getResolutionDescriptions", lambda store: usual(store)[::-1])
     server = ToyServer(noise(1, 1, 1, 160, 240), levels=3, tile=(64, 32))
     layout = read_layout(server, server.info)
     assert layout == Layout(((160, 240), (80, 120), (40, 60)), (None, 1, 0), (160, 240))

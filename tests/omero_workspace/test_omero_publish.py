@@ -485,11 +485,11 @@ def test_dry_run_tells(place: Place) -> None:
     text = "\n".join(place.workspace.intentions(place.ref))
     for told in ("slides (mxbridge)", "50 x 40 px", "by tiles", "bulk_annotations", "ROIs (masks) for 10 at most"):
         assert told in text
+    only = "\n".join(place.workspace.intentions(place.ref, ("values",)))
+    assert "bulk_annotations" in only and "(mxbridge)" not in only and "ROIs" not in only
     assert place.server.state() == before
     place.workspace.publish(place.everything())
-    assert "is replaced where the same is published again: Nimbus score" in "\n".join(
-        place.workspace.intentions(place.ref)
-    )
+    assert "is replaced where the same is made again: Nimbus score" in "\n".join(place.workspace.intentions(place.ref))
 
 
 def _names(refs: list[ImageRef]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mxbridge.cells import LabelCells, Rings
-from mxbridge.errors import InputError, UsageError
+from mxbridge.errors import ChangedMeanwhile, UsageError
 from mxbridge.formats.labels import scan_labels
 from mxbridge.image import Box
 from mxbridge.results import NewObjects
@@ -203,7 +203,7 @@ def test_our_rois_are_no_inputs_and_edits_of_people_are_noticed(session: Any, sl
     assert edited_rois(session, saved.ids) == list(saved.ids[:2])
     session.delete("Roi", [saved.ids[0]], slide.group_id)
     assert edited_rois(session, saved.ids) == [saved.ids[1]]
-    with pytest.raises(InputError, match="not on the server any more"):
+    with pytest.raises(ChangedMeanwhile, match="not on the server any more"):
         rois_to_link(session, saved.ids, slide.id)
 
 

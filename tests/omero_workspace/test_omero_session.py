@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -331,9 +332,10 @@ def test_in_the_name_of_another_user(server: RunningServer) -> None:
 
 
 @pytest.mark.slow
-def test_a_silent_host_is_given_up() -> None:
+def test_a_silent_host_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("Ice")
     pytest.importorskip("omero")
+    monkeypatch.setattr("mxbridge.workspaces.omero.sessions.connection.CONNECT_MS", 200)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun = time.process_time()
         with pytest.raises(SourceError, match=r"does not answer.*--server"):
@@ -404,3 +406,17 @@ def test_what_speaks_another_language() -> None:
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(SourceError, match=r"does not speak as an OMERO server does"):
             opened(Server("127.0.0.1", web.getsockname()[1])).attempt("listing", count)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_leaves_its_parents_session_alone(server: RunningServer, sessions: Sessions) -> None:
+    with sessions.use() as mine:
+        child = os.fork()
+        if child == 0:
+            alone = sessions._current is None and sessions._timer is None
+            sessions.close()
+            os._exit(0 if alone else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert count(mine) == 0
+        assert server.sessions() == 1

@@ -127,8 +127,9 @@ def test_rows_come_back_as_they_were_in_pieces_of_any_size(session: Any, group: 
         read = list(read_table(session, file_id))
         assert len(read) > 1
         pd.testing.assert_frame_equal(pd.concat(read, ignore_index=True), expected)
-    mimetype = session.rows("select f.mimetype from OriginalFile f where f.id = :f", f=whole)
-    assert mimetype == [("OMERO.tables",)]
+    told = session.rows("select f.mimetype, f.name, f.path from OriginalFile f where f.id = :f", f=whole)
+    assert told[0][:2] == ("OMERO.tables", "cells"), "people see the name without its folder"
+    assert "mxbridge/17/ab/" in told[0][2], "which a publication knows its files by"
 
 
 @pytest.mark.omero

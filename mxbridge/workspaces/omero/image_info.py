@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,10 @@ PIXEL_TYPES = {
     "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float": "f4", "double": "f8",
 }  # fmt: skip
 """NumPy's names of the pixel types that hold one number per pixel."""
+
+_NO_MARKER = re.compile(r"(red|green|blue|[rgb]|(channel|ch)?[ _:-]*\d*)", re.IGNORECASE)
+"""Names of samples of a colour picture. Three channels with names of their own are stains: servers show the first three of any
+image in red, green and blue when nobody has chosen colours."""
 
 RGB_COLORS = tuple(channel.color for channel in RGB_CHANNELS)
 
@@ -75,7 +80,8 @@ class ImageInfo:
 
     sizes: (t, c, z, y, x). dtype: of the pixels, in this machine's byte order. pixel_size_um: (y, x), None where OMERO has no
     usable length. update_event: of the pixels; changes with them. windows: (start, end) of each channel as its owner (else
-    anybody) shows it, None where nobody has looked at it yet. rgb: three uint8 channels coloured red, green and blue.
+    anybody) shows it, None where nobody has looked at it yet. rgb: three uint8 channels coloured red, green and blue without names of
+    stains.
     """
 
     id: int
@@ -170,7 +176,8 @@ def _channels(listed: Sequence[Any], count: int, dtype: np.dtype) -> tuple[tuple
         logical = channel.getLogicalChannel() if channel is not None else None
         name = _value(logical.getName()) if logical is not None else None
         channels.append(Channel((name or "").strip(), _color(channel) if channel is not None else None))
-    rgb = dtype == np.uint8 and tuple(c.color for c in channels) == RGB_COLORS
+    colored = dtype == np.uint8 and tuple(c.color for c in channels) == RGB_COLORS
+    rgb = colored and all(_NO_MARKER.fullmatch(c.name) for c in channels)
     if rgb and not any(c.name for c in channels):
         return RGB_CHANNELS, True
     return tuple(channels), rgb

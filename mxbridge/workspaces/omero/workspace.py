@@ -10,7 +10,7 @@ All this was seen against the project's own test server, which speaks OMERO's pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mxbridge.errors import OutputError, UnknownName, UsageError
 from mxbridge.image import LocalImage
 from mxbridge.results import ImageRef, Results
-from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
+from mxbridge.workspaces.base import MADE, CellKind, Published, Pulled, Workspace
 from mxbridge.workspaces.omero.find import find_images
 from mxbridge.workspaces.omero.publishing.alone import alone, undisturbed
 from mxbridge.workspaces.omero.sessions.address import Place, server_of
@@ -202,11 +202,11 @@ class OmeroWorkspace(Workspace):
                 hint="Compute without writing (--no-publish), ask the group's owner, or use --as-owner where you may",
             )
 
-    def intentions(self, ref: ImageRef) -> tuple[str, ...]:
+    def intentions(self, ref: ImageRef, makes: Collection[str] = MADE) -> tuple[str, ...]:
         from mxbridge.workspaces.omero.publishing.intentions import intentions
 
         def work(session: Session) -> tuple[str, ...]:
-            return intentions(session, self._info(session, ref), self._publishing, as_owner=self._as_owner)
+            return intentions(session, self._info(session, ref), self._publishing, makes, as_owner=self._as_owner)
 
         return self._sessions_for(ref).attempt(f"looking at image {ref}", work)
 

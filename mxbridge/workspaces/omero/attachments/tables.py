@@ -20,6 +20,7 @@ import pandas as pd
 from mxbridge.errors import InputError, OutputError
 from mxbridge.formats.atomic import write_atomically
 from mxbridge.workspaces.omero.attachments.column_names import identifiers, in_ascii
+from mxbridge.workspaces.omero.publishing.marks import short_name
 
 if TYPE_CHECKING:
     from mxbridge.workspaces.omero.sessions.connection import Session
@@ -151,7 +152,18 @@ def write_tables(
         raise
     for table in tables:
         table.close()
+    _name_plainly(session, files, group_id)
     return files
+
+
+def _name_plainly(session: Session, files: Sequence[int], group_id: int) -> None:
+    """Take the folder out of the names of table files: a server makes one text of folder and name both."""
+    from omero.rtypes import rstring
+
+    found = session.objects("select f from OriginalFile f where f.id in (:ids)", ids=list(files))
+    for file in found:
+        file.setName(rstring(short_name(file.getName().getValue().rpartition("/")[2])))
+    session.save_all(found, group_id)
 
 
 def split_columns(columns: Sequence[TableColumn]) -> list[tuple[TableColumn, ...]]:

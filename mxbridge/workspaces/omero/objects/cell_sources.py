@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mxbridge.cells import Cells
@@ -66,6 +66,8 @@ class CellReader:
     ) -> None:
         self._sources = tuple(CellSource.parse(text) for text in sources)
         self._folder, self._open_image, self._siblings = folder, open_image, siblings
+        self._matched: tuple[dict[int, str], dict[int, str], dict[int, int | None]] | None = None
+        """Label images and images of the last look, and which belong together: the same for all images of a dataset."""
 
     def read(
         self, session: Session, info: ImageInfo, kind: CellKind, plane: tuple[int, int]
@@ -97,12 +99,11 @@ class CellReader:
 
     def _label_image(self, session: Session, info: ImageInfo, dataset: int) -> int | None:
         """The label image of a dataset whose name says that it belongs to this image. Raises InputError for several."""
+        labels = {int(ref.id): ref.name for ref in find_images(session, "dataset", [dataset])}
         names = {**self._siblings(), info.id: info.name}
-        fitting = [
-            (int(ref.id), ref.name)
-            for ref in find_images(session, "dataset", [dataset])
-            if int(ref.id) != info.id and owner_of(ref.name, names) == info.id
-        ]
+        if self._matched is None or self._matched[:2] != (labels, names):
+            self._matched = labels, names, owners_of(labels, names)
+        fitting = [(k, labels[k]) for k, owner in self._matched[2].items() if owner == info.id]
         if len(fitting) > 1:
             raise InputError(
                 f"{info}: several label images of dataset {dataset} fit it ({', '.join(name for _, name in fitting[:5])})",
@@ -111,14 +112,39 @@ class CellReader:
         return fitting[0][0] if fitting else None
 
 
+def owners_of(labels: Mapping[int, str], images: Mapping[int, str]) -> dict[int, int | None]:
+    """The image that each label image belongs to, by id. They may lie in one dataset: no image is its own label image."""
+    found = {}
+    for number, name in labels.items():
+        others = {k: other for k, other in images.items() if k != number} if number in images else images
+        found[number] = owner_of(name, others)
+    return found
+
+
 def owner_of(label_name: str, images: Mapping[int, str]) -> int | None:
-    """The image (by id) whose whole name a label image's name contains (``fov1_mask`` is of ``fov1``, never of ``fov10``); the
-    longest name wins. None where no name fits, or images of equally long names do."""
-    label = PurePath(label_name).name.casefold()
+    """The image (by id) that a label image belongs to: the one of the same name, else the one whose whole name it contains
+    (``fov1_mask`` is of ``fov1``, never of ``fov10``), with or without what follows the first dot; the longest name wins. None
+    where no name fits, or images of equally long names do."""
+    label = label_name.casefold().strip()
+    same = [number for number, name in images.items() if name.casefold().strip() == label]
+    if same:
+        return same[0] if len(same) == 1 else None
     fitting: dict[int, list[int]] = {}
     for number, name in images.items():
-        stem = name.casefold().split(".")[0].strip() or name.casefold()
-        if stem and re.search(rf"(?<![^\W_]){re.escape(stem)}(?![^\W_])", label):
-            fitting.setdefault(len(stem), []).append(number)
+        length = max((len(form) for form in _forms(name) if _contains(label, form)), default=0)
+        if length:
+            fitting.setdefault(length, []).append(number)
     best = fitting[max(fitting)] if fitting else []
     return best[0] if len(best) == 1 else None
+
+
+def _forms(name: str) -> tuple[str, str]:
+    """``slide.lif [Pos 1/2]`` and ``slide``: images of one file differ in what follows."""
+    whole = name.casefold().strip()
+    return whole, whole.split(".")[0].strip()
+
+
+def _contains(label: str, form: str) -> bool:
+    """A name without folders is looked for in the last part of the label's."""
+    where = label if "/" in form else label.rpartition("/")[2]
+    return bool(form) and form in where and re.search(rf"(?<![^\W_]){re.escape(form)}(?![^\W_])", where) is not None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mxbridge.cells import Cells, LabelCells, OutlineCells, Rings
-from mxbridge.errors import InputError, UsageError
+from mxbridge.errors import ChangedMeanwhile, InputError, UsageError
 from mxbridge.results import NewObjects
 from mxbridge.workspaces.omero.objects.masks import Mask, masks_of_cells, masks_of_outlines
 from mxbridge.workspaces.omero.objects.polygons import DECIMALS, Ring, polygons_of
@@ -106,14 +106,17 @@ def rois_to_link(
     """Saved ROIs, loaded, with image and description set: saving these makes all of them visible. Their shapes stay as they are.
 
     descriptions: one for each; :func:`edited_rois` needs the hash of :class:`SavedRois` as their last word. Raises
-    InputError when one is gone.
+    ChangedMeanwhile when one is gone.
     """
     from omero.model import ImageI
     from omero.rtypes import rstring
 
     rois = _by_id(session, _MINE, ids)
     if len(rois) < len(set(ids)):
-        raise InputError(f"{len(set(ids)) - len(rois)} ROIs of this publication are not on the server any more")
+        raise ChangedMeanwhile(
+            f"{len(set(ids)) - len(rois)} ROIs of this publication are not on the server any more",
+            hint="Run the same command again",
+        )
     told: Sequence[str | None] = descriptions or [None] * len(ids)
     for number, description in zip(ids, told, strict=True):
         roi = rois[number]

@@ -70,7 +70,8 @@ def read_layout(session: Session, info: ImageInfo) -> Layout:
         count = int(store.getResolutionLevels())
         sizes = store.getResolutionDescriptions() if count > 1 else []
         width, height = store.getTileSize()
-    shapes = tuple((int(s.sizeY), int(s.sizeX)) for s in sizes) or (info.shape,)
+    # largest first, as Bio-Formats lists them; the pixel buffer for OME-Zarr has listed them the other way round
+    shapes = tuple(sorted(((int(s.sizeY), int(s.sizeX)) for s in sizes), key=math.prod, reverse=True)) or (info.shape,)
     if shapes[0] != info.shape or len(shapes) != max(count, 1):
         raise SourceError(
             f"{info}: the server's largest level is {shapes[0][1]} x {shapes[0][0]}, the image {info.shape[1]} x {info.shape[0]}",

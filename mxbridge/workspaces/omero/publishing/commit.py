@@ -98,11 +98,11 @@ def run(session: Session, info: ImageInfo, commit: Commit, home: Home | None) ->
         annotations[number].setNs(rstring(ns))
         annotations[number].setDescription(rstring(""))
     pairs = [(info.id, note.id) for note in commit.files] + [(i, note.id) for note in commit.maps for i in note.on]
-    kinds = {note.id: FileAnnotationI if isinstance(note, FileNote) else MapAnnotationI for note in wanted}
+    classes = {note.id: FileAnnotationI if isinstance(note, FileNote) else MapAnnotationI for note in wanted}
     for image, number in _not_linked(session, pairs):
         link = ImageAnnotationLinkI()
         link.setParent(ImageI(image, False))
-        link.setChild(kinds[number](number, False))
+        link.setChild(classes[number](number, False))
         saved.append(link)
     saved += _images(session, info, commit, home)
     saved += rois_to_link(session, [i for i, _ in commit.rois], info.id, [text for _, text in commit.rois])

@@ -92,9 +92,12 @@ def make_one(session: Session, home: Home, group_id: int) -> int | None:
 
 
 def remove_empty(session: Session, info: ImageInfo) -> None:
-    """Delete the user's own datasets for images derived from this one, where they hold nothing any more."""
+    """Delete the user's own datasets for images derived from this one, where they hold nothing any more and nobody has annotated
+    them."""
     for dataset, _ in own_datasets(session, _own(info)[1], info.group_id):
-        if not session.rows("select l.id from DatasetImageLink l where l.parent.id = :id", id=dataset, limit=1):
+        links = ("DatasetImageLink", "DatasetAnnotationLink")
+        hqls = [f"select l.id from {link} l where l.parent.id = :id" for link in links]  # noqa: S608 - fixed names
+        if not any(session.rows(hql, id=dataset, limit=1) for hql in hqls):
             session.delete("Dataset", [dataset], info.group_id, keep=("Image",))
 
 

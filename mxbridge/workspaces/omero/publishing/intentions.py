@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from mxbridge.workspaces.omero.attachments.tables import tables_enabled
@@ -16,19 +17,19 @@ if TYPE_CHECKING:
     from mxbridge.workspaces.omero.sessions.connection import Session
 
 
-def intentions(session: Session, info: ImageInfo, options: Publishing, *, as_owner: bool) -> tuple[str, ...]:
-    """One line per kind of result; nothing is written."""
+def intentions(
+    session: Session, info: ImageInfo, options: Publishing, makes: Collection[str], *, as_owner: bool
+) -> tuple[str, ...]:
+    """One line per kind of result that is made; nothing is written."""
     lines = [f"as {session.user_name}, in the group of the image{' (its owner)' if as_owner else ''}"]
-    lines += _derived(session, info, options)
+    lines += _derived(session, info, options) if "channels" in makes else []
     if info.can_annotate:
         table = f"OMERO.table ({BULK}) and " if tables_enabled(session) else "no OMERO.table (the server keeps none), "
-        lines.append(
-            f"values per cell: {table}Parquet file ({TABLE}), attached to image {info.id}: one row per cell, one column per value"
-        )
-        lines.append(f"new objects, where the task makes any: {_objects(options)}; values of the image: key-values")
-        lines.append(
-            f"provenance: key-values on image {info.id} and on derived images, in the transaction that shows all"
-        )
+        if "values" in makes:
+            lines.append(f"values per cell: {table}Parquet file ({TABLE}), attached to the image: one row per cell")
+        if "objects" in makes:
+            lines.append(f"nuclei: {_objects(options)}; values of the image: key-values")
+        lines.append("how they were made: key-values on the image, and on new ones")
     else:
         lines.append(f"left out: tables, labels, ROIs and values ({session.user_name} may not annotate this image)")
     return (*lines, *_replaced(session, info))
@@ -47,9 +48,7 @@ def _derived(session: Session, info: ImageInfo, options: Publishing) -> list[str
         "zarr": "as OME-Zarr registered where it lies",
     }[way]
     size = f"{info.shape[1]} x {info.shape[0]} px"
-    lines = [
-        f"derived channels, where the task makes any: new images '{info.name} (...)' of {size} in the dataset '{home.name}'{made}, {how}"
-    ]
+    lines = [f"channels: new images '{info.name} (...)' of {size} in the dataset '{home.name}'{made}, {how}"]
     return lines + ([home.note] if home.note else [])
 
 
@@ -60,7 +59,7 @@ def _objects(options: Publishing) -> str:
 
 def _replaced(session: Session, info: ImageInfo) -> list[str]:
     return [
-        f"there is, and is replaced where the same is published again: {m.model} {m.task}".rstrip()
+        f"there is, and is replaced where the same is made again: {m.model} {m.task}".rstrip()
         + f", {len(m.keys)} results of {m.published}"
         for m in read_markers(session, info.id)
     ]

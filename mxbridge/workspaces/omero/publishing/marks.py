@@ -56,6 +56,17 @@ def own_path(image_id: int, token: str = "") -> str:
     return f"mxbridge/{image_id}/{token}/" if token else f"mxbridge/{image_id}/"
 
 
+def derived_text(image_id: int, made: int, result_key: str) -> str:
+    """Description of the mark of a derived image: which image it marks, and of what. A copy that somebody makes of that image
+    bears the same text and another id, and is theirs."""
+    return f"{derived_prefix(image_id)}{made}:{result_key}"
+
+
+def derived_prefix(image_id: int) -> str:
+    """How descriptions of the marks of images derived from this one begin."""
+    return f"{OWN}derived:{image_id}:"
+
+
 def short_name(name: str) -> str:
     """A name that fits into OMERO's database."""
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"

@@ -92,7 +92,8 @@ class NewImage:
 
 
 class Parts:
-    """Makes the parts of one publication. notes: what people should know."""
+    """Makes the parts of one publication. token: by which they are known. sentinel: the first pending annotation, whose end
+    tells that another publication swept these parts. notes: what people should know."""
 
     def __init__(
         self,
@@ -102,7 +103,8 @@ class Parts:
         options: Publishing,
         tell: Callable[[str], None],
     ) -> None:
-        self._session, self._info, self._token, self._options, self._tell = session, info, token, options, tell
+        self._session, self._info, self.token, self._options, self._tell = session, info, token, options, tell
+        self.sentinel: int | None = None
         self.files: list[NewFile] = []
         self.rois: list[NewRois] = []
         self.images: list[NewImage] = []
@@ -153,8 +155,17 @@ class Parts:
         )
         self.images.append(NewImage(derived.result_key, derived.file, made, name, derived.channels, description))
 
+    def ids(self) -> dict[str, list[int]]:
+        """Of what was made, by kind."""
+        return {
+            "Annotation": [] if self.sentinel is None else [self.sentinel],
+            "OriginalFile": [f.file for f in self.files],
+            "Roi": [roi for made in self.rois for roi in made.ids],
+            "Image": [i.image for i in self.images],
+        }
+
     def _send(self, image: LocalImage, name: str, path: Path) -> int:
-        session, group, pending = self._session, self._info.group_id, pending_text(self._info.id, self._token)
+        session, group, pending = self._session, self._info.group_id, pending_text(self._info.id, self.token)
         way = self.way(image.shape)
         if way == "import":
             client = find_client()
@@ -209,7 +220,7 @@ class Parts:
             shown(),
             _columns(shown()),
             group_id=self._info.group_id,
-            name=own_path(self._info.id, self._token) + name.replace("/", "-"),
+            name=own_path(self._info.id, self.token) + name.replace("/", "-"),
         )
         for number, file in enumerate(files, start=1):
             part = "" if number == 1 else f" part {number}"
@@ -240,7 +251,7 @@ class Parts:
             made,
             shape=self._info.shape,
             group_id=self._info.group_id,
-            token=pending_text(self._info.id, self._token),
+            token=pending_text(self._info.id, self.token),
             as_=self._options.rois_as,
             cap=most,
             plane=self._options.plane,
@@ -253,7 +264,7 @@ class Parts:
             self._session,
             path,
             group_id=self._info.group_id,
-            name=own_path(self._info.id, self._token) + name.replace("/", "-"),
+            name=own_path(self._info.id, self.token) + name.replace("/", "-"),
             mimetype=mimetype,
         )
 

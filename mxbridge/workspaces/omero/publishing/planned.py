@@ -23,8 +23,9 @@ from mxbridge.workspaces.omero.publishing.marker import (
     ValuesPart,
     read_markers,
 )
-from mxbridge.workspaces.omero.publishing.marks import CLIENT, DERIVED, OWN, REPLACED, RESULT, VALUES
+from mxbridge.workspaces.omero.publishing.marks import CLIENT, DERIVED, OWN, REPLACED, RESULT, VALUES, derived_text
 from mxbridge.workspaces.omero.publishing.parts import NewFile, Parts
+from mxbridge.workspaces.omero.publishing.peoples import bearing
 from mxbridge.workspaces.omero.publishing.standing import values_now
 from mxbridge.workspaces.omero.publishing.sweep import part_prefix, strays
 
@@ -71,9 +72,13 @@ class Plan:
         values, value_keys = self._values(kept) if may_annotate else ({}, {})
         reuse_values = self._values_are_ours()
         new_maps = len(self._parts.images) + (bool(values) and not reuse_values) + (self._before.id is None)
-        made = committing.pending_annotations(self._session, self._info, token, [f.file for f in fresh], new_maps)
+        first = [] if self._parts.sentinel is None else [self._parts.sentinel]
+        more = max(0, new_maps - len(first))
+        made = committing.pending_annotations(self._session, self._info, token, [f.file for f in fresh], more)
         ids = dict(zip((f.slot for f in fresh), made, strict=False))
-        maps = iter(made[len(fresh) :])
+        maps = iter([*first, *made[len(fresh) :]])
+        if not new_maps:
+            self._leave("Annotation", first)
         files = self._files({**{s: f.annotation for s, f in there.items()}, **ids}, kept)
         rois = self._rois(kept)
         images = self._images(maps, kept)
@@ -92,7 +97,8 @@ class Plan:
             id=self._before.id if self._before.id is not None else next(maps),
         )
         known = [m for m in earlier if m.id != marker.id]
-        marker = marker.leaving(self._left).leaving(strays(self._session, marker, [marker, *earlier]))
+        others = read_markers(self._session, self._info.id)
+        marker = marker.leaving(self._left).leaving(strays(self._session, marker, [marker, *earlier, *others]))
         marker = marker.leaving({"Annotation": [m.id for m in known if m.id is not None]})
         marker = marker.sparing("Roi", self._commit.handed_over)
         marker = marker.sparing("Annotation", {n for n, ns in self._commit.renamed.items() if ns == CLIENT})
@@ -189,18 +195,38 @@ class Plan:
         numbers = iter(maps)
         stay = [part for part in self._before.images if part.key in kept]
         going = {(part.key, part.file): part for part in self._before.images if part.key not in kept}
+        going = self._without_peoples(going)
         made = []
         for new in self._parts.images:
             mark, old = next(numbers), going.get((new.key, new.file))
-            rows = [("image", str(self._info.id)), ("name", self._info.name), ("task", self._before.task)]
-            rows += [("model", self._before.model), ("channels", ", ".join(new.channels)), ("result key", new.key)]
-            self._commit.maps.append(MapNote(mark, DERIVED, rows, "", (new.image,)))
+            rows = [*self._mark_rows(), ("channels", ", ".join(new.channels)), ("result key", new.key)]
+            text = derived_text(self._info.id, new.image, new.key)
+            self._commit.maps.append(MapNote(mark, DERIVED, rows, text, (new.image,)))
             self._commit.images[new.image] = new.description
             self._commit.places.append((new.image, old.image if old else None))
             made.append(ImagePart(new.key, new.file, new.image, mark))
         self._leave("Image", [part.image for part in going.values()])
         self._leave("Annotation", [part.mark for part in going.values()])
         return (*stay, *made)
+
+    def _without_peoples(self, going: dict[tuple[str, str], ImagePart]) -> dict[tuple[str, str], ImagePart]:
+        """Derived images that may go. One that people have added something to stays where it is and is theirs; its mark keeps it
+        from being an input."""
+        kept = set(bearing(self._session, [part.image for part in going.values()]))
+        for part in going.values():
+            if part.image in kept:
+                self._commit.maps.append(
+                    MapNote(part.mark, DERIVED, [*self._mark_rows(), ("kept", "replaced since")], "")
+                )
+                self.notes.append(
+                    f"{self._info}: the earlier derived image {part.image} stays, because somebody has added annotations or "
+                    "ROIs to it; it is theirs from now on"
+                )
+        return {place: part for place, part in going.items() if part.image not in kept}
+
+    def _mark_rows(self) -> list[tuple[str, str]]:
+        about = [("image", str(self._info.id)), ("name", self._info.name)]
+        return [*about, ("task", self._before.task), ("model", self._before.model)]
 
     def _leave(self, kind: str, ids: Iterable[int]) -> None:
         self._left.setdefault(kind, set()).update(ids)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mxbridge.errors import MxbridgeError, OutputError
+from mxbridge.errors import ChangedMeanwhile, MxbridgeError, OutputError
 from mxbridge.results import ImageRef, Results
 from mxbridge.workspaces.omero.attachments.files import download_file
 from mxbridge.workspaces.omero.find import not_there
+from mxbridge.workspaces.omero.publishing.commit import pending_annotations
 from mxbridge.workspaces.omero.publishing.content import (
     Table,
     cells_table,
@@ -38,6 +39,7 @@ from mxbridge.workspaces.omero.publishing.marker import (
 )
 from mxbridge.workspaces.omero.publishing.marks import new_token
 from mxbridge.workspaces.omero.publishing.parts import Parts, Publishing
+from mxbridge.workspaces.omero.publishing.peoples import ours
 from mxbridge.workspaces.omero.publishing.planned import Plan
 from mxbridge.workspaces.omero.publishing.standing import is_whole, pruned
 from mxbridge.workspaces.omero.publishing.sweep import finish_left, sweep_pending
@@ -74,6 +76,7 @@ class Publication:
         self._session, self._info, self._options = session, info, options
         self._tell = tell or (lambda text: None)
         self.has_written = False
+        self._parts: Parts | None = None
         self.markers = read_markers(session, info.id)
 
     def holds(self, results: Results) -> bool:
@@ -97,9 +100,16 @@ class Publication:
         try:
             return self._rebuild(results, earlier, records, Marker(self._info.id, task, model))
         except Exception as error:
-            if not is_lost(error):  # else the next attempt sweeps
-                self._give_up(error)
-            raise
+            if is_lost(error):  # the next attempt sweeps
+                raise
+            swept = self._was_swept()
+            self._give_up(error)
+            if not swept or isinstance(error, ChangedMeanwhile):
+                raise
+            raise ChangedMeanwhile(
+                f"{self._info}: another run that publishes on it was in the way ({error})",
+                hint="Run the same command again",
+            ) from error
 
     def take(self, keys: Collection[str], run_id: str | None) -> Outcome:
         """Take results out again. run_id: only what this run published. Raises OutputError."""
@@ -150,7 +160,8 @@ class Publication:
         results = _without_parts(results, same)
         kept = {k: r for k, r in before.keys.items() if (k not in records or k in same) and k not in gone}
         token = new_token()
-        parts = Parts(self._session, self._info, token, self._options, self._tell)
+        parts = self._parts = Parts(self._session, self._info, token, self._options, self._tell)
+        (parts.sentinel,) = pending_annotations(self._session, self._info, token, [], 1)
         may = self._info.can_annotate
         table, lost = self._cells(results, before, kept, gone) if may else (None, ())
         kept = {k: replace(r, digest="") if k in lost else r for k, r in kept.items()}
@@ -220,10 +231,18 @@ class Publication:
                 return None
         return Table(frame, part.columns) if {"cell", *part.columns} <= set(frame.columns) else None
 
+    def _was_swept(self) -> bool:
+        """Whether parts that were sent are gone: a publication elsewhere took them for what a killed one had left."""
+        made = {} if self._parts is None else self._parts.ids()
+        with suppress(Exception):  # what failed first is to be told
+            return any(len(ours(self._session, kind, ids, self._info.id)) < len(ids) for kind, ids in made.items())
+        return False
+
     def _give_up(self, error: Exception) -> None:
         """Leave nothing behind. Raises SourceError where the reason is that the image has been deleted."""
         with suppress(Exception):  # what failed first is to be told
-            sweep_pending(self._session, self._info.id, self._info.group_id)
+            if self._parts is not None:
+                sweep_pending(self._session, self._info.id, self._info.group_id, self._parts.token)
         if not self._session.rows("select i.id from Image i where i.id = :id", id=self._info.id):
             raise not_there("image", [self._info.id]) from error
 

@@ -6,10 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mxbridge.errors import OutputError
 from mxbridge.workspaces.omero.find import pages
 from mxbridge.workspaces.omero.objects.roi_parts import edited_rois
 from mxbridge.workspaces.omero.publishing.marker import LEFT_KINDS, Marker
-from mxbridge.workspaces.omero.publishing.marks import DERIVED, OWN, PENDING, RESULT, own_path, pending_text
+from mxbridge.workspaces.omero.publishing.marks import (
+    DERIVED,
+    OWN,
+    PENDING,
+    RESULT,
+    derived_prefix,
+    own_path,
+    pending_text,
+)
+from mxbridge.workspaces.omero.publishing.peoples import bearing, linked_elsewhere, ours
 
 if TYPE_CHECKING:
     from mxbridge.workspaces.omero.sessions.connection import Session
@@ -20,55 +30,97 @@ _PENDING = {
     "Annotation": "select o.id from Annotation o where o.ns = :ns and o.description like :text and o.details.owner.id = :me",
 }
 _FILES = "select f.id from OriginalFile f where f.path like :path and f.details.owner.id = :me"
-_THERE = {kind: f"select o.id from {kind} o where o.id in (:ids)" for kind in LEFT_KINDS}  # noqa: S608 - fixed names
+_PEOPLES = ("TagAnnotation", "TermAnnotation", "FileAnnotation")
+"""What people attach stays on the server when what it was attached to goes."""
 
 
-def sweep_pending(session: Session, image_id: int, group_id: int) -> None:
-    """Delete what publications of this user on this image left that were never committed."""
-    text = f"{pending_text(image_id)}%"
+def sweep_pending(session: Session, image_id: int, group_id: int, token: str = "") -> None:
+    """Delete what publications of this user on this image left that were never committed. token: only what that one left."""
+    text = f"{pending_text(image_id, token)}%"
     found: dict[str, list[int]] = {}
     for kind, hql in _PENDING.items():
         more: dict[str, Any] = {"ns": PENDING} if kind == "Annotation" else {}
         found[kind] = [int(row[0]) for row in session.rows(hql, text=text, me=session.user_id, **more)]
     found["OriginalFile"] = [
-        int(row[0]) for row in session.rows(_FILES, path=f"{own_path(image_id)}%", me=session.user_id)
+        int(row[0]) for row in session.rows(_FILES, path=f"{own_path(image_id, token)}%", me=session.user_id)
     ]
     attached = _attached(session, found["OriginalFile"])
     pending = set(found["Annotation"])
     found["OriginalFile"] = [f for f in found["OriginalFile"] if attached.get(f, set()) <= pending]
-    delete_all(session, found, group_id)
+    delete_all(
+        session, {"Annotation": found.pop("Annotation")}, image_id, group_id
+    )  # by which who still sends it knows
+    delete_all(session, found, image_id, group_id)
 
 
-def delete_all(session: Session, left: Mapping[str, Iterable[int]], group_id: int) -> None:
-    """Delete what is still there of these ids, by kind: deleting one thing may have taken others with it."""
+def delete_all(session: Session, left: Mapping[str, Iterable[int]], image_id: int, group_id: int) -> None:
+    """Delete what is still there of these ids, by kind: deleting one thing may have taken others with it.
+
+    Only what this user's mxbridge has made for this image goes, whatever a marker says (who may write in the group can change
+    one). An annotation of ours that somebody has linked to something else as well only leaves this image.
+    """
     for kind in LEFT_KINDS:
-        there = [
-            int(row[0])
-            for page in pages(sorted(set(left.get(kind, ()))))
-            for row in session.rows(_THERE[kind], ids=page)
-        ]
+        there = ours(session, kind, left.get(kind, ()), image_id)
+        if kind == "Image" and there:
+            kept = set(bearing(session, there))
+            there = [i for i in there if i not in kept]
         if kind == "OriginalFile" and there:
-            there = [f for f in there if not _attached(session, there).get(f)]
+            attached = _attached(session, there)
+            there = [f for f in there if not attached.get(f)]
+        if kind == "Annotation" and there:
+            shared = linked_elsewhere(session, there, image_id)
+            there = [a for a in there if a not in shared]
+            _unlink(session, shared, image_id, group_id)
         for page in pages(there, 500):
-            session.delete(kind, page, group_id)
+            _delete(session, kind, page, image_id, group_id)
+
+
+def _delete(session: Session, kind: str, ids: Sequence[int], image_id: int, group_id: int) -> None:
+    """Delete these; what another publication deletes at the same moment is no error."""
+    while ids:
+        try:
+            session.delete(kind, ids, group_id, keep=_PEOPLES if kind in ("Image", "Roi") else ())
+            return
+        except OutputError:
+            left = ours(session, kind, ids, image_id)
+            if len(left) == len(ids):
+                raise
+            ids = left
+
+
+def _unlink(session: Session, annotations: Iterable[int], image_id: int, group_id: int) -> None:
+    hql = "select l.id from ImageAnnotationLink l where l.child.id in (:ids) and l.parent.id = :image"
+    links = [
+        int(row[0])
+        for page in pages(sorted(annotations))
+        for row in session.rows(f"{hql} and l.details.owner.id = :me", ids=page, image=image_id, me=session.user_id)
+    ]
+    session.delete("ImageAnnotationLink", links, group_id, keep=("Annotation",))
 
 
 def strays(session: Session, marker: Marker, known: Sequence[Marker]) -> dict[str, set[int]]:
     """Parts of the marker's results on its image that no marker tells of, because somebody has deleted the one that did: attached
-    files and values of its task and model, ROIs and derived images of its result keys. ROIs that somebody has edited stay."""
+    files and values of its task and model, ROIs and derived images of its result keys. ROIs that somebody has edited stay, and
+    what is linked to other images too.
+
+    known: all markers of the image, for what they tell of is not stray.
+    """
     told: dict[str, set[int]] = {kind: set() for kind in LEFT_KINDS}
     for m in known:
         for kind, ids in m.everything().items():
             told[kind] |= ids
     attached = session.rows(
-        "select a.id from ImageAnnotationLink l join l.child a where l.parent.id = :image and a.description like :text "
+        "select a.id, a.description from ImageAnnotationLink l join l.child a where l.parent.id = :image "
+        "and a.description like :text "
         "and a.ns <> :result and a.details.owner.id = :me",
         image=marker.image,
-        text=f"{part_prefix(marker)}%",
+        text=f"{OWN}%",
         result=RESULT,
         me=session.user_id,
     )
-    found = {"Annotation": {int(row[0]) for row in attached} - told["Annotation"]}
+    prefix = part_prefix(marker)  # names may hold what `like` takes for any letter
+    loose = {int(a) for a, text in attached if (text or "").startswith(prefix)} - told["Annotation"]
+    found = {"Annotation": loose - linked_elsewhere(session, sorted(loose), marker.image)}
     rois = session.rows(
         "select r.id, r.description from Roi r where r.image.id = :image and r.description like :text "
         "and r.details.owner.id = :me",
@@ -78,42 +130,23 @@ def strays(session: Session, marker: Marker, known: Sequence[Marker]) -> dict[st
     )
     loose = {int(i) for i, text in rois if _key_of(text) in marker.keys} - told["Roi"]
     found["Roi"] = loose - set(edited_rois(session, sorted(loose))) if loose else loose
-    images = _derived_images(session, marker)
-    found["Image"] = images - told["Image"]
+    images = _derived_images(session, marker) - told["Image"]
+    found["Image"] = images - set(bearing(session, sorted(images)))
     return {kind: ids for kind, ids in found.items() if ids}
 
 
 def _derived_images(session: Session, marker: Marker) -> set[int]:
-    """Images that say that they were derived from the marker's image under one of its result keys."""
+    """Images whose marks say that they were derived from the marker's image under one of its result keys."""
+    prefix = derived_prefix(marker.image)
     rows = session.rows(
-        "select a.id from MapAnnotation a join a.mapValue mv where a.ns = :ns and mv.name = :name and mv.value = :image "
-        "and a.details.owner.id = :me",
+        "select l.parent.id, a.description from ImageAnnotationLink l join l.child a where a.ns = :ns "
+        "and a.description like :text and a.details.owner.id = :me",
         ns=DERIVED,
-        name="image",
-        image=str(marker.image),
+        text=f"{prefix}%",
         me=session.user_id,
     )
-    marks = {int(row[0]) for row in rows}
-    keyed = (
-        {
-            int(row[0])
-            for page in pages(sorted(marks))
-            for row in session.rows(
-                "select a.id from MapAnnotation a join a.mapValue mv where a.id in (:ids) and mv.name = :name "
-                "and mv.value in (:keys)",
-                ids=page,
-                name="result key",
-                keys=sorted(marker.keys),
-            )
-        }
-        if marker.keys
-        else set()
-    )
-    return {
-        int(row[0])
-        for page in pages(sorted(keyed))
-        for row in session.rows("select l.parent.id from ImageAnnotationLink l where l.child.id in (:ids)", ids=page)
-    }
+    told = ((int(image), (text or "").removeprefix(prefix).partition(":")) for image, text in rows)
+    return {image for image, (number, _, key) in told if number == str(image) and key in marker.keys}
 
 
 def _key_of(description: str | None) -> str:
@@ -122,14 +155,14 @@ def _key_of(description: str | None) -> str:
 
 def part_prefix(marker: Marker) -> str:
     """How the descriptions of a marker's attached parts begin."""
-    return f"{OWN}{marker.task} {marker.model}: "
+    return f"{OWN}of image {marker.image}: {marker.task} {marker.model}: "
 
 
 def finish_left(session: Session, marker: Marker, group_id: int) -> Marker | None:
     """Delete what a committed publication replaced; None when the marker itself is gone because it told of nothing more."""
-    delete_all(session, marker.left, group_id)
+    delete_all(session, marker.left, marker.image, group_id)
     if not marker.keys and marker.id is not None:
-        delete_all(session, {"Annotation": [marker.id]}, group_id)
+        delete_all(session, {"Annotation": [marker.id]}, marker.image, group_id)
         return None
     return replace(marker, left={})
 

@@ -65,6 +65,7 @@ class Server:
     def parse(cls, text: str) -> Server:
         """``[USER@]HOST[:PORT]`` or ``wss://[USER@]HOST[:PORT][/PATH]`` (also ssl, tcp, ws). Raises UsageError."""
         url = _URL.fullmatch(text.strip())
+        refuse_password((url["host"] if url else text.strip()).rpartition("@")[0])
         scheme = url["scheme"].lower() if url else "ssl"
         if scheme not in get_args(Scheme):
             raise UsageError(f"server {text!r}: {scheme}:// is not understood", hint="There is ssl, wss, tcp and ws")
@@ -141,6 +142,15 @@ def parse_images(text: str) -> tuple[str, tuple[int, ...]]:
     return kind.lower(), tuple(dict.fromkeys(map(int, parts)))
 
 
+def refuse_password(user: str) -> None:
+    """``alice:secret``: it would be kept with every run. Raises UsageError, which does not repeat it."""
+    if ":" in user:
+        raise UsageError(
+            "a user's name is followed by a colon and something that may be a password",
+            hint="Give the name alone, and the password in OMERO_PASSWORD, the keyring or at the prompt",
+        )
+
+
 def server_of(text: str | None, *, user: str | None = None, group: str | None = None) -> Server:
     """The server that is meant: the one named, else that of ``OMERO_HOST`` (and ``OMERO_PORT``), else the one that the
     ``omero`` command last logged in to. Raises UsageError."""
@@ -150,6 +160,7 @@ def server_of(text: str | None, *, user: str | None = None, group: str | None = 
     if not text:
         raise UsageError("no OMERO server is named", hint="Give it with --server HOST[:PORT], or set OMERO_HOST")
     found = Server.parse(text)
+    refuse_password(user or "")
     return replace(found, user=user or found.user, group=group or found.group)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from mxbridge.errors import MxbridgeError, OutputError, SourceError, Unsupported
+from mxbridge.errors import ChangedMeanwhile, MxbridgeError, OutputError, SourceError, Unsupported
 
 LOST = frozenset(
     (
@@ -109,7 +109,7 @@ def as_people_say(error: BaseException, where: str) -> MxbridgeError:
     elif "MemoryLimitException" in found:
         told = Unsupported(f"{where}: more than one message to an OMERO server may hold ({text})")
     elif "OptimisticLockException" in found:
-        told = OutputError(f"{where}: somebody else changed it meanwhile", hint="Run the same command again")
+        told = ChangedMeanwhile(f"{where}: somebody else changed it meanwhile", hint="Run the same command again")
     elif "CmdError" in found:
         told = OutputError(f"{where}: the OMERO server refuses ({said_of_command(error)})")
     else:

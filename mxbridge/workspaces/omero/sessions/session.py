@@ -9,6 +9,7 @@ the work begins anew with another one.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 import weakref
@@ -145,6 +146,14 @@ class Sessions:
         self.rest()
         self._known = None
 
+    def _forget_parents(self) -> None:
+        """In a forked process: nothing is open, nobody holds the lock."""
+        if self._current is not None:
+            _OF_PARENTS.append(self._current)
+        self._lock, self._mine = threading.RLock(), threading.local()
+        self._current, self._timer = None, None
+        self._left_open.clear()
+
     def as_owner(self, user_name: str) -> Sessions:
         """Sessions in the name of another user, for accounts that may do so (administrators with the privilege Sudo).
 
@@ -275,6 +284,18 @@ class Sessions:
 
 
 _ALL: weakref.WeakSet[Sessions] = weakref.WeakSet()
+_OF_PARENTS: list[Session] = []
+"""Never let go of: a client that is thrown away ends its session, which is the parent's."""
+
+
+def _after_fork() -> None:
+    """A forked process shares no connection with its parent: it opens its own, and leaves the parent's alone."""
+    for sessions in list(_ALL):
+        sessions._forget_parents()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register
