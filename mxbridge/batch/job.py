@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from mxbridge.batch import toml_lines
 from mxbridge.batch.job_text import JobText, as_written, read_job_text
 from mxbridge.batch.limits import Window, parse_time
 from mxbridge.batch.verbs import VERBS, TaskSpec, Verb, options_of
 from mxbridge.errors import UsageError
+from mxbridge.workspaces.omero.objects.cell_sources import CellSource
+from mxbridge.workspaces.omero.sessions.address import Place, parse_images
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 """Of jobs, sources and tasks: they become names of folders and files."""
@@ -25,7 +37,15 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _not_blank(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or not all(text.strip() for text in value):
+        raise ValueError("names nothing")
+    return value
+
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Paths = Annotated[Texts, AfterValidator(_not_blank)]
+Plane = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
 
 class Strict(BaseModel):
@@ -84,15 +104,22 @@ class SourceBase(Strict):
 
 
 class ProjectSource(SourceBase):
-    project: Texts
+    project: Paths
     path_map: Texts = ()
 
 
 class FilesSource(SourceBase):
-    files: Texts
+    files: Paths
     labels: Texts = ()
     stretched_labels: bool = False
-    plane: tuple[int, int] | None = None
+    plane: Plane | None = None
+
+
+def _understood(text: str, read: Callable[[str], object]) -> None:
+    try:
+        read(text)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
 
 
 class OmeroSource(SourceBase):
@@ -103,7 +130,7 @@ class OmeroSource(SourceBase):
     user: str | None = None
     group: str | None = None
     labels: Texts = ()
-    plane: tuple[int, int] | None = None
+    plane: Plane | None = None
     cache: str | None = None
     cache_size: ByteSize | None = None
     repository: str | None = None
@@ -114,6 +141,29 @@ class OmeroSource(SourceBase):
     as_owner: bool = False
     verify_server: bool = False
     ca_file: str | None = None
+
+    @field_validator("omero")
+    @classmethod
+    def _names_images(cls, value: str) -> str:
+        whole = "/" in value.partition("?")[0]
+        _understood(
+            value if whole else value.removeprefix("omero:").partition("?")[0], Place.parse if whole else parse_images
+        )
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _names_cells(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            _understood(text, CellSource.parse)
+        return value
+
+    @field_validator("rois_as")
+    @classmethod
+    def _goes_with_rois(cls, value: str, told: ValidationInfo) -> str:
+        if told.data.get("rois") is None:
+            raise ValueError("goes with rois, the number of outlines that may be written")
+        return value
 
     @field_validator("cache_size", mode="before")
     @classmethod
@@ -164,6 +214,9 @@ class Job:
 def load_job(path: Path, environment: Mapping[str, str] | None = None) -> Job:
     """Read and check a job file. Raises SourceError, JobError; models and images are not looked at."""
     text = read_job_text(path, environment)
+    for key in ("source", "task"):
+        if isinstance(text.document.get(key), dict):
+            raise text.error((key,), "there may be several", hint=f"Write [[{key}]] instead of [{key}]")
     top = _checked(_Top, text.document, text, ())
     if not top.source:
         raise text.error((), "names no images", hint="Add a [[source]] with project, files or omero")
@@ -211,7 +264,7 @@ def _tasks(text: JobText, top: _Top) -> Iterator[TaskSpec]:
         do = table.get("do")
         if do is None:
             raise text.error((*at, "do"), "is missing", hint=f"There is: {', '.join(VERBS)}")
-        if do not in VERBS:
+        if not isinstance(do, str) or do not in VERBS:
             raise text.error((*at, "do"), f"there is no task {do!r}", hint=f"There is: {', '.join(VERBS)}")
         spec = _task(text, at, VERBS[do], table, before, top)
         if spec.name.casefold() in (name.casefold() for name in before):

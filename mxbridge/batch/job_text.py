@@ -18,6 +18,9 @@ from mxbridge.errors import InputError, SourceError
 LARGEST = 4 * 1024**2
 """Bytes of a job file; nobody writes a longer one."""
 
+DEEPEST = 20
+"""Tables and lists in each other."""
+
 SECRET_KEY = re.compile(
     r"(?i)(^|[_-])(pass(word|wd|phrase)?|secret|token|credentials?|(api|session|private)?[_-]?key)$"
 )
@@ -101,12 +104,26 @@ def read_job_text(path: Path, environment: Mapping[str, str] | None = None) -> J
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         where = re.search(r"at line (\d+)", str(error))
         raise JobError(path, int(where[1]) if where else None, f"is not TOML ({error})") from error
+    if _depth(document) > DEEPEST:
+        raise JobError(path, None, "tables in tables in tables, too deep for a job file")
     lines = {_underscored(at): line for at, line in toml_lines.key_lines(text.replace("\r\n", "\n")).items()}
     plain = JobText(path, {}, lines)
     plain = JobText(path, _with_plain_keys(plain, document, ()), lines)
     _refuse_secrets(plain, plain.document, ())
     variables = os.environ if environment is None else environment
     return JobText(path, _expanded(plain, plain.document, (), variables), lines)
+
+
+def _depth(document: dict[str, Any]) -> int:
+    """How deep tables and lists lie in each other; not more than is of interest."""
+    level: list[Any] = [document]
+    for depth in range(DEEPEST + 2):
+        level = [
+            i for one in level for i in (one.values() if isinstance(one, dict) else one) if isinstance(i, dict | list)
+        ]
+        if not level:
+            return depth
+    return DEEPEST + 1
 
 
 def _underscored(at: toml_lines.Path) -> toml_lines.Path:
@@ -145,6 +162,8 @@ def _refuse_secrets(text: JobText, value: Any, at: toml_lines.Path) -> None:
 
 
 def _refuse_login(text: JobText, value: str, at: toml_lines.Path) -> None:
+    if at[-1] == "user" and ":" in unquote(value):
+        raise text.error(at, "a user with a password behind it", hint=WHERE_SECRETS_GO)
     if LOGIN_IN_ADDRESS.search(unquote(value).removeprefix("omero:")) and any(
         key in at for key in ("source", "server")
     ):

@@ -121,7 +121,7 @@ class Runner:
 
     def go(self) -> None:
         self._note(None)
-        places, self.report.unreachable = open_places(self.job)
+        places, self.report.unreachable = open_places(self.job, self.progress.note)
         for lost in self.report.unreachable:
             self.progress.warning(f"source {lost.source}: {lost.error}")
         for place in places:

@@ -47,14 +47,17 @@ class Unreachable:
     error: MxbridgeError
 
 
-def open_places(job: Job) -> tuple[list[Place], list[Unreachable]]:
-    """Open every source and list its images. An image that an earlier place has already is left to that one."""
+def open_places(job: Job, tell: Callable[[str], None] | None = None) -> tuple[list[Place], list[Unreachable]]:
+    """Open every source and list its images. An image that an earlier place has already is left to that one.
+
+    tell: hears what places say by themselves, such as that a connection was lost and is made again.
+    """
     places: list[Place] = []
     lost: list[Unreachable] = []
     taken: set[tuple[str, str]] = set()
     for name, source in job.sources.items():
         try:
-            addresses = list(_addresses(job, source))
+            addresses = list(_addresses(job, source, tell))
         except (MxbridgeError, OSError) as error:
             lost.append(Unreachable(name, _told(error, name)))
             continue
@@ -96,13 +99,13 @@ class Address:
         fresh.rest()
 
 
-def _addresses(job: Job, source: Source) -> Iterator[Address]:
+def _addresses(job: Job, source: Source, tell: Callable[[str], None] | None) -> Iterator[Address]:
     if isinstance(source, ProjectSource):
         yield from _projects(job, source)
     elif isinstance(source, FilesSource):
         yield _files(job, source)
     else:
-        yield _omero(job, source)
+        yield _omero(job, source, tell)
 
 
 def _projects(job: Job, source: ProjectSource) -> Iterator[Address]:
@@ -128,7 +131,7 @@ def _files(job: Job, source: FilesSource) -> Address:
     return Address("files:", f"files {source.plane}", options)
 
 
-def _omero(job: Job, source: OmeroSource) -> Address:
+def _omero(job: Job, source: OmeroSource, tell: Callable[[str], None] | None) -> Address:
     from mxbridge.workspaces.omero.sessions.address import Place as OmeroPlace
     from mxbridge.workspaces.omero.sessions.address import server_of
 
@@ -156,7 +159,7 @@ def _omero(job: Job, source: OmeroSource) -> Address:
     server = None if names_host else server_of(source.server, user=source.user, group=source.group)
     place = OmeroPlace.parse(source.omero, server)
     key = f"omero {place.server.name} {source.plane}"
-    return Address(str(place), key, options | {"runs_home": job.runs / RUNS}, place.kind == "image")
+    return Address(str(place), key, options | {"runs_home": job.runs / RUNS, "tell": tell}, place.kind == "image")
 
 
 def _beside(job: Job, paths: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from mxbridge.errors import ModelError
 from mxbridge.models import catalogue
@@ -35,8 +35,15 @@ def _names(value: Any) -> Any:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
+def _some(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if value is not None and not (value and all(name.strip() for name in value)):
+        raise ValueError("names nothing; leave it out for what is usual")
+    return value
+
+
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names), AfterValidator(_some)]
 NeededNames = Annotated[tuple[str, ...], BeforeValidator(_names), Field(min_length=1)]
+Before = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
 
 
 class TaskFields(BaseModel):
@@ -47,7 +54,7 @@ class TaskFields(BaseModel):
     do: str
     name: str | None = None
     model: Any = None
-    after: Names = None
+    after: Before = None
     publish: bool | None = None
     device: str | None = None
     precision: str | None = None
@@ -59,7 +66,7 @@ class TaskFields(BaseModel):
 class Verb:
     """One kind of task. options: its class. also: other names of settings. makes_channels: whether later tasks see what it made.
 
-    several: takes several models. needs: names that must be there.
+    several: takes several models. makes: of ``workspaces.base.MADE``. needs: names that must be there.
     """
 
     do: str
@@ -68,6 +75,7 @@ class Verb:
     several: bool = False
     needs: tuple[str, ...] = ()
     makes_channels: bool = False
+    makes: tuple[str, ...] = ("values",)
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -93,6 +101,7 @@ VERBS: dict[str, Verb] = {
             several=True,
             needs=("markers", "model"),
             makes_channels=True,
+            makes=("channels", "values"),
             more={"inputs": (Names, None)},
         ),
         Verb(
@@ -103,6 +112,7 @@ VERBS: dict[str, Verb] = {
                 "large_noise_threshold": "large_noise",
                 "size_threshold": "size",
             },
+            makes=("channels", "objects"),
         ),
         Verb("qc", QcOptions, {"marker": "markers"}, several=True, needs=("model",)),
     )

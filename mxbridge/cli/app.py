@@ -124,5 +124,5 @@ def _fail(error: MxbridgeError, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     console.errors.print("error:", style="red", end=" ")
-    console.errors.print(str(error), markup=False)
+    console.errors.print(console.shown(str(error)), markup=False)
     return error.exit_code

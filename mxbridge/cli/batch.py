@@ -79,6 +79,8 @@ def plan(
             console.out.print(f"{row.name}: is no longer among the images of source {row.source}", markup=False)
     for lost in unreachable:
         console.errors.print(f"warning: source {lost.source}: {lost.error}", style="yellow", markup=False)
+    if not (looks or unreachable or json):
+        console.out.print("Nothing to do: there are no images.")
     if unreachable and not places:
         raise unreachable[0].error
     if unreachable:
@@ -155,7 +157,7 @@ def _look_row(look: Look) -> dict[str, Any]:
         "task": item.task.name,
         "verdict": look.verdict,
         "why": look.why,
-        "would": list(item.place.workspace.intentions(item.ref)) if _publishes(look) else [],
+        "would": list(item.place.workspace.intentions(item.ref, item.task.spec.verb.makes)) if _publishes(look) else [],
     }
 
 
@@ -177,7 +179,7 @@ def _say_looks(looks: list[Look]) -> None:
             console.out.print(f"  {line}", markup=False)
     if len(shown) > MOST_ROWS:
         console.out.print(f"... and {len(shown) - MOST_ROWS} more; --json has all", markup=False)
-    if not shown:
+    if looks and not shown:
         console.out.print("Nothing to do: all of this is done.")
 
 
@@ -188,8 +190,18 @@ def _say_report(job: Job, report: Report, *, as_json: bool) -> None:
     counts = [(what, count) for what, count in report.counts.items() if count]
     if counts:
         console.print_table(("images and tasks", ""), counts)
-    if not (report.done or report.failed or report.left):
-        console.out.print("Nothing to do: all of this was done before.")
+    told = (
+        report.done,
+        report.failed,
+        report.left,
+        report.unreachable,
+        report.given_up,
+        report.waiting,
+        report.elsewhere,
+    )
+    if not any(told):
+        why = "all of this was done before" if report.done_before else "there is no image that this is made for"
+        console.out.print(f"Nothing to do: {why}.")
     if report.stopped:
         console.out.print(f"No further image was begun: {report.stopped}", markup=False)
     console.out.print(f"Runs: {job.runs}", markup=False)

@@ -27,9 +27,13 @@ class _Lasting(Console):
     def on_broken_pipe(self) -> None:
         _write_nowhere(sys.stderr if self.stderr else sys.stdout)
 
+    def print(self, *objects: Any, **more: Any) -> None:
+        """Texts cannot move the cursor: names come from files and servers."""
+        super().print(*(_harmless(one) if isinstance(one, str) else one for one in objects), **more)
 
-errors = _Lasting(stderr=True, highlight=False, soft_wrap=True)
-out = _Lasting(highlight=False, soft_wrap=True)
+
+errors = _Lasting(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # a name may hold ``:b:``
+out = _Lasting(highlight=False, soft_wrap=True, emoji=False)
 
 
 def prepare_streams() -> None:
@@ -102,7 +106,7 @@ class TextProgress(Progress):
         if self._open_line:
             _tell("\r\033[K")
             self._open_line = False
-        errors.print(escape(_shown(text)), style=style or None)
+        errors.print(escape(shown(text)), style=style or None)
 
 
 class JsonProgress(Progress):
@@ -131,8 +135,18 @@ def _tell(text: str) -> None:
         sys.stderr.flush()
 
 
+_made: list[Progress] = []
+"""What this command tells its progress with, once it has said how."""
+
+
 def make_progress(kind: str, *, quiet: bool, verbose: bool) -> Progress:
-    return JsonProgress() if kind == "json" else TextProgress(quiet=quiet, verbose=verbose)
+    _made[:] = [JsonProgress() if kind == "json" else TextProgress(quiet=quiet, verbose=verbose)]
+    return _made[0]
+
+
+def note(text: str) -> None:
+    """What a place has to say by itself, in the way the command tells its progress: a connection that was lost, a long upload."""
+    (_made[0] if _made else TextProgress()).note(text)
 
 
 def print_json(document: Any) -> None:
@@ -149,13 +163,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         numeric = all(isinstance(row[k], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else escape(_shown(str(v))) for v in row))
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else escape(shown(str(v))) for v in row))
     out.print(table)
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A text that people see in one line; names of images may hold whatever moves a terminal's cursor."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _harmless(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def _plain(value: Any) -> Any:

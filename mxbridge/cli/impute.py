@@ -160,6 +160,7 @@ def _say_plan(
         what=lambda row: (
             f"{' then '.join(', '.join(step['targets']) for step in row['steps'])} on {row['cells']} cells"
         ),
+        makes=("channels", "values"),
     )
 
 

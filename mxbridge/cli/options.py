@@ -133,7 +133,7 @@ Beside = Annotated[
 Rois = Annotated[
     int | None,
     typer.Option(
-        "--rois", metavar="N", help="Also outlines as ROIs where an image has at most N", min=1, rich_help_panel=OMERO
+        "--rois", metavar="N", help="Also nuclei as ROIs where an image has at most N", min=1, rich_help_panel=OMERO
     ),
 ]
 RoisAs = Annotated[

@@ -96,14 +96,19 @@ class Places:
 
 
 def takes_places(
-    *, labels: bool = False, stretched: bool = False, publishes: bool = False, several_projects: bool = False
+    *,
+    labels: bool = False,
+    stretched: bool = False,
+    publishes: bool = False,
+    makes_objects: bool = False,
+    several_projects: bool = False,
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a command the options that name images, where its parameter ``places`` stands.
 
     labels: it looks at cells. stretched: also at label images with stretched numbers. publishes: it writes results back.
-    several_projects: ``--project`` may be repeated; the command uses :meth:`Places.open_each`.
+    makes_objects: new outlines among them. several_projects: ``--project`` may be repeated; the command uses :meth:`Places.open_each`.
     """
-    offered = _offered(labels, stretched, publishes, several_projects)
+    offered = _offered(labels, stretched, publishes, makes_objects, several_projects)
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
         hints = get_type_hints(command, include_extras=True)
@@ -127,7 +132,9 @@ def takes_places(
     return decorate
 
 
-def _offered(labels: bool, stretched: bool, publishes: bool, several_projects: bool) -> list[inspect.Parameter]:
+def _offered(
+    labels: bool, stretched: bool, publishes: bool, makes_objects: bool, several_projects: bool
+) -> list[inspect.Parameter]:
     found: dict[str, tuple[Any, Any]] = {
         "project": (options.Projects if several_projects else options.Project, None),
         "omero": (options.Omero, None),
@@ -154,10 +161,10 @@ def _offered(labels: bool, stretched: bool, publishes: bool, several_projects: b
     if publishes:
         found |= {
             "beside": (options.Beside, False),
-            "rois": (options.Rois, None),
-            "rois_as": (options.RoisAs, options.RoiKind.masks),
             "large_images": (options.LargeImages, options.LargeImage.auto),
             "as_owner": (options.AsOwner, False),
         }
+    if makes_objects:
+        found |= {"rois": (options.Rois, None), "rois_as": (options.RoisAs, options.RoiKind.masks)}
     kind = inspect.Parameter.KEYWORD_ONLY
     return [inspect.Parameter(n, kind, default=usual, annotation=hint) for n, (hint, usual) in found.items()]

@@ -170,6 +170,7 @@ def _say_plan(
         row=lambda plan: {"channels": list(plan.basis["channels"]), "notes": list(plan.notes)},
         what=lambda row: f"{row['cells']} cells, {task.model.name}: {', '.join(row['channels'])}",
         last=classifiers,
+        makes=("values", "channels") if task.options.maps else ("values",),
     )
 
 

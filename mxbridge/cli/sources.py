@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mxbridge.cli import console
 from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def _open_omero(images: str, common: dict[str, Any], told: dict[str, Any]) -> Wo
         Place.parse(place)
     else:
         Place.parse(place, server_of(told.get("server"), user=told.get("user"), group=told.get("group")))
-    return open_workspace(f"omero:{place}", **common, **{CALLED.get(k, k): v for k, v in told.items()})
+    return open_workspace(
+        f"omero:{place}", tell=console.note, **common, **{CALLED.get(k, k): v for k, v in told.items()}
+    )
 
 
 def _bytes(text: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mxbridge.cli import console
@@ -27,9 +27,11 @@ def say_plans(
     row: Callable[[Plan], dict[str, Any]],
     what: Callable[[dict[str, Any]], str],
     last: Callable[[], Sequence[str]] = tuple,
+    makes: Collection[str] = ("values",),
 ) -> None:
     """``--dry-run``. document: what JSON says besides the images, None for text. row: what is told of a plan, ``notes`` among it;
-    what: that in a few words. publish: tell what publishing would do, too. last: lines below all images. Raises SomeImagesFailed,
+    what: that in a few words. publish: tell what publishing would do, too. last: lines below all images. makes: what the task
+    makes (of ``workspaces.base.MADE``). Raises SomeImagesFailed,
     or the images' own error where none can be done."""
     from mxbridge.tasks.over_images import leave_out, plan_images, telling
 
@@ -41,7 +43,7 @@ def say_plans(
             "id": plan.ref.id,
             **plan.counts,
             **row(plan),
-            **_intentions(workspace, plan.ref, publish),
+            **_intentions(workspace, plan.ref, makes if publish else ()),
         }
         for plan in plans
     ]
@@ -60,10 +62,10 @@ def say_plans(
         raise SomeImagesFailed(f"{len(failed)} of {len(refs)} images cannot be done", hint="They are named above")
 
 
-def _intentions(workspace: Workspace, ref: ImageRef, publish: bool) -> dict[str, list[str]]:
+def _intentions(workspace: Workspace, ref: ImageRef, makes: Collection[str]) -> dict[str, list[str]]:
     """What publishing would do, where the workspace has something to say of it; what would prevent it is told, not raised."""
     try:
-        lines = workspace.intentions(ref) if publish else ()
+        lines = workspace.intentions(ref, makes) if makes else ()
     except MxbridgeError as error:
         lines = (f"cannot be published: {error}",)
     return {"publishing": list(lines)} if lines else {}

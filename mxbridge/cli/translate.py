@@ -59,7 +59,7 @@ def _earlier(option: str, text: str) -> Any:
     return typer.Option(option, help=text, rich_help_panel=EARLIER)
 
 
-@takes_places(labels=True, publishes=True)
+@takes_places(labels=True, publishes=True, makes_objects=True)
 def translate(
     places: Places,
     model: Annotated[
@@ -268,6 +268,7 @@ def _say_plan(
         what=lambda row: (
             f"{', '.join(row['images'])} by {described['model']['name']}, then {', '.join(row['targets'])}"
         ),
+        makes=("channels", "objects"),
     )
 
 

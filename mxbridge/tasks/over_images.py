@@ -197,7 +197,7 @@ def _work(loop: _Loop) -> Finished:
     run, plans = loop.run, list(loop.plans.values())
     for plan in plans:
         for warning in plan.warnings:
-            loop.progress.warning(f"{plan.ref.name}: {warning}")
+            loop.progress.warning(_of_image(plan.ref.name, warning))
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
         loop.progress.note(note)
     errors: list[MxbridgeError] = []
@@ -239,8 +239,8 @@ def _one_image(loop: _Loop, image: ImageRecord) -> None:
         raise type(error)(error.message, hint=hint) from error
     if done.changed and image.status == "published":
         loop.progress.warning(
-            f"{image.name}: what this run had published was no longer there (another run replaced it, or it was saved "
-            "over from an open QuPath); it has been put back"
+            f"{image.name}: what this run had published was no longer there as it should be (another run or somebody "
+            "replaced it, or other options of publishing are given); it has been put there again"
         )
     loop.published += done.changed
     loop.notes.update(dict.fromkeys(done.notes))
@@ -298,7 +298,7 @@ def _compute(loop: _Loop, image: ImageRecord, folder: Path) -> Results:
     outcome = loop.task.compute(loop.run, pulled, plan, folder, loop.progress)
     summary = {
         "counts": {**plan.counts, **outcome.counts},
-        "warnings": [*plan.warnings, *outcome.warnings],
+        "warnings": [*dict.fromkeys((*plan.warnings, *outcome.warnings))],
         "seconds": round(time.monotonic() - started, 2),
         "cpu_seconds": round(cpu_seconds() - cpu, 2),
     }
@@ -310,10 +310,15 @@ def _compute(loop: _Loop, image: ImageRecord, folder: Path) -> Results:
     shutil.rmtree(folder / "work", ignore_errors=True)
     loop.computed += 1
     for warning in outcome.warnings:
-        loop.progress.warning(f"{image.name}: {warning}")
+        if warning not in plan.warnings:  # those were told before the first image
+            loop.progress.warning(_of_image(image.name, warning))
     for note in outcome.notes:
-        loop.progress.note(f"{image.name}: {note}")
+        loop.progress.note(_of_image(image.name, note))
     return results
+
+
+def _of_image(name: str, text: str) -> str:
+    return text if text.startswith(f"{name}: ") else f"{name}: {text}"
 
 
 def _remember(image: ImageRecord, results: Results) -> None:

@@ -6,7 +6,7 @@ A workspace knows no model; a model never sees a workspace. Four verbs: list, pu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,9 @@ from mxbridge.stains import StainVectors
 
 CellKind = Literal["cells", "detections", "annotations"]
 """Which objects count as cells. ``cells``: cell objects (or plain detections where there are none)."""
+
+MADE = ("channels", "values", "objects")
+"""Kinds of results: derived images, values of cells that are there, new outlines with values."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,8 @@ class Workspace(ABC):
     def check_writable(self) -> None:
         """Raise OutputError early, before hours of work, when publish cannot succeed."""
 
-    def intentions(self, ref: ImageRef) -> tuple[str, ...]:
-        """What publishing results of ``ref`` would do here, for ``--dry-run``: one line per thing that people may want to know
+    def intentions(self, ref: ImageRef, makes: Collection[str] = MADE) -> tuple[str, ...]:
+        """What publishing results of ``ref`` would do here, as far as it is ``makes`` (of ``MADE``) that a task makes, for ``--dry-run``: one line per thing that people may want to know
         before (where it goes, what it replaces, what they may not do). Nothing is written. Raises SourceError."""
         return ()
 

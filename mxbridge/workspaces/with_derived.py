@@ -7,7 +7,7 @@ are those of the original, so that a score of an imputed stain stands on the ori
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mxbridge.image import Channel, LocalImage
 from mxbridge.results import ImageRef, Results
 from mxbridge.runs import digest
 from mxbridge.stains import StainVectors
-from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
+from mxbridge.workspaces.base import MADE, CellKind, Published, Pulled, Workspace
 
 SPREAD = re.compile(r" (uncertainty|spread) \(")
 """In the names of channels that say how sure another one is; they are no markers."""
@@ -152,8 +152,8 @@ class WithDerived(Workspace):
         if not self.checked:
             self.inner.check_writable()
 
-    def intentions(self, ref: ImageRef) -> tuple[str, ...]:
-        return self.inner.intentions(ref)
+    def intentions(self, ref: ImageRef, makes: Collection[str] = MADE) -> tuple[str, ...]:
+        return self.inner.intentions(ref, makes)
 
     def rest(self) -> None:
         self.inner.rest()

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "darwin", reason="forking with threads is not safe there"),
 ]
 
-KILLS, SEED = 3, 20261121
+KILLS, SEED = 2, 20261121
 TEXT = '[[source]]\nproject = "slides/project.qpproj"\n' + IMPUTE + SCORE.replace('"Ki67"', '"CD8 (MAXIM)"') + QUICK
 NAMES = ("a", "b")
 
@@ -70,7 +70,7 @@ def test_killed_in_the_middle_of_a_night(tmp_path: Path, prepared: Prepared) -> 
     assert last.code == 0, last.said
     again = prepared.run(["batch", "run", job])
     assert "Nothing to do" in again.said
-    assert died >= KILLS - 2  # a machine that has become faster may have done it before
+    assert died >= KILLS - 1  # a machine that has become faster may have done it before
     with Ledgers.looked_at(job.parent / "job.ledger") as ledgers:
         rows = ledgers.rows()
         assert len(ledgers.all_frozen()) == 1

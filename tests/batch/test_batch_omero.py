@@ -13,7 +13,7 @@ from tests.cli.prepared import Prepared
 from tests.omero_server.needs import missing_server
 from tests.omero_server.running import RunningServer
 
-SEED, IMAGES = 20261121, 4
+SEED, IMAGES, KILLS = 20261121, 3, 3
 
 pytestmark = [
     pytest.mark.omero,
@@ -27,7 +27,7 @@ pytestmark = [
 def test_a_rough_night_ends_as_a_quiet_one(tmp_path: Path, prepared: Prepared) -> None:
     with RunningServer.start(tmp_path / "server") as server:
         quiet = undisturbed(server, prepared, tmp_path / "quiet", IMAGES)
-        rough = disturbed(server, prepared, tmp_path / "rough", quiet, SEED)
+        rough = disturbed(server, prepared, tmp_path / "rough", quiet, SEED, kills=KILLS)
     print(rough.describe())
     assert rough.wrong == []
     assert rough.kills >= 2  # a machine that has become faster may have done all before

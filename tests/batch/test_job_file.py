@@ -222,3 +222,32 @@ def test_options_of_a_server(tmp_path: Path) -> None:
     source = load(tmp_path, text).sources["omero"]  # type: ignore[attr-defined]
     assert (source.cache_size, source.rois, source.verify_server) == (2_000_000_000, 5, True)
     assert "needs a unit" in str(refused(tmp_path, text.replace("'2GB'", "2")))
+
+
+SCORE = '[[task]]\ndo = "score"\n'
+IMAGES = '[[source]]\nfiles = "x.tif"\n'
+SERVER = '[[source]]\nomero = "dataset:1"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "why"),
+    [
+        (IMAGES + '[[task]]\ndo = ["score"]\n', 4, "there is no task ['score']"),
+        (IMAGES + '[task]\ndo = "score"\n', 3, "Write [[task]] instead of [task]"),
+        ('[source]\nfiles = "x"\n' + SCORE, 1, "Write [[source]] instead of [source]"),
+        (IMAGES + SCORE + "a" + ".a" * 3000 + " = 1\n", None, "too deep"),
+        (IMAGES + SCORE + "markers = []\n", 5, "markers: names nothing"),
+        (IMAGES + SCORE + 'marker = " , "\n', 5, "marker: names nothing"),
+        ("[[source]]\nfiles = []\n" + SCORE, 2, "files: names nothing"),
+        ('[[source]]\nfiles = ""\n' + SCORE, 2, "files: names nothing"),
+        ('[[source]]\nfiles = "x"\nplane = [-1, 0]\n' + SCORE, 3, "plane 1: input should be greater"),
+        ('[[source]]\nomero = "datset:1"\n' + SCORE, 2, "'datset:1' names no images of an OMERO server"),
+        ('[[source]]\nomero = "alice@h/dataset:1?key=1"\n' + SCORE, 2, "no option 'key'"),
+        (SERVER + 'labels = "rios"\n' + SCORE, 3, "labels: --labels 'rios' names no cells"),
+        (SERVER + 'rois-as = "polygons"\n' + SCORE, 3, "rois-as: goes with rois"),
+        (SERVER + 'user = "alice:hidden"\n' + SCORE, 3, "a user with a password behind it"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_opened(tmp_path: Path, text: str, line: int | None, why: str) -> None:
+    error = refused(tmp_path, text)
+    assert (error.line, why in str(error), "hidden" in str(error)) == (line, True, False), error

@@ -183,3 +183,14 @@ def test_the_doctor_says_in_one_line_what_is_broken(mxbridge: Call, monkeypatch:
 def test_the_doctor_finds_this_installation_whole(mxbridge: Call) -> None:
     code, out, err = mxbridge("doctor")
     assert (code, "!!" in out, err) == (0, False, "")
+
+
+def test_names_neither_move_the_cursor_nor_become_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    console.out.print("a\x1b[31m:b:\tc", markup=False)
+    console.make_progress("text", quiet=False, verbose=False)
+    console.note("x\x1b[2J:smile: [red]y[/red]")
+    console.make_progress("json", quiet=False, verbose=False)
+    console.note("lost")
+    out, err = capsys.readouterr()
+    assert out == "a [31m:b: c\n"
+    assert err == '  x [2J:smile: [red]y[/red]\n{"event": "note", "text": "lost"}\n'

@@ -41,6 +41,7 @@ class Standing:
     opened: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __init__(self, *place: Any, **more: Any) -> None:
+        assert callable(more.pop("tell", print)), "hears of what is lost"
         Standing.opened = (place, more)
         raise OutputError("as far as the stand-in goes")
 
@@ -68,9 +69,11 @@ def test_every_command_reaches_a_server(mxbridge: Call, standing: type[Standing]
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_stand_where_they_mean_something(command: str) -> None:
     names = list(inspect.signature(COMMANDS[command][0]).parameters)
-    publishing = {"beside", "rois", "rois_as", "large_images", "as_owner"}
+    publishing, outlines = {"beside", "large_images", "as_owner"}, {"rois", "rois_as"}
     assert {"project", "omero", "image", "files", "plane", "um_per_px", "path_map"} <= set(names)
-    assert OMERO_ONLY & set(names) == OMERO_ONLY - (set() if command in PUBLISHING else publishing)
+    assert OMERO_ONLY & set(names) == (
+        OMERO_ONLY - (set() if command in PUBLISHING else publishing) - (set() if command == "translate" else outlines)
+    )
     assert names[-len(OMERO_ONLY & set(names)) :] == [n for n in names if n in OMERO_ONLY], "the last ones in the help"
     assert len(names) == len(set(names)) and "places" not in names
 
@@ -103,7 +106,7 @@ def test_all_that_a_server_can_be_told(mxbridge: Call, standing: type[Standing])
         "import",
         "--as-owner",
     ]
-    code, _, err = mxbridge("score", *words)
+    code, _, err = mxbridge("translate", *words)
     assert code == 7, err
     place, told = standing.opened
     assert place == ("alice@h/image:1,2?group=lab",)
@@ -131,6 +134,9 @@ def test_all_that_a_server_can_be_told(mxbridge: Call, standing: type[Standing])
         ("--omero dataset:x --server h", "names no images of an OMERO server"),
         ("--omero h/dataset:5 --server h", "names a server already"),
         ("--omero dataset:5 --server h:x", "is no server"),
+        ("--omero dataset:5 --server a:b:c", "'a:b:c' is no server"),
+        ("--omero dataset:5 --server h --user a:secret", "may be a password"),
+        ("--omero dataset:5 --server h --rois 5 --cache-size 1", "No such option: --rois"),
         ("--omero dataset:5?password=x --server h", "no option 'password'"),
         ("--omero dataset:5 --server h --path-map a=b", "--path-map goes with --project"),
         ("--omero dataset:5 --server h --stretched-labels", "--stretched-labels goes with --files"),
@@ -142,7 +148,8 @@ def test_all_that_a_server_can_be_told(mxbridge: Call, standing: type[Standing])
     ],
 )
 def test_what_does_not_go_together(mxbridge: Call, standing: type[Standing], words: str, why: str) -> None:
-    code, out, err = mxbridge("score", *words.split())
+    command = "translate" if "--rois-as" in words else "score"
+    code, out, err = mxbridge(command, *words.split())
     assert (code, why in err, out) == (2, True, ""), err
     assert standing.opened == ((), {})
 

@@ -65,6 +65,7 @@ class Doubling:
     """Doubles the number of an image; can be told to die at one."""
 
     die_at: str = ""
+    warning: str = ""
     computed: list[str] = field(default_factory=list)
     prepared: int = 0
     name: str = "double"
@@ -74,7 +75,12 @@ class Doubling:
         return {"model": {}, "options": {}}
 
     def plan(self, pulled: Pulled) -> Plan:
-        return Plan(pulled.ref, {"pixels": pulled.image.identity}, notes=("a note",))
+        return Plan(
+            pulled.ref,
+            {"pixels": pulled.image.identity},
+            notes=("a note",),
+            warnings=(self.warning,) if self.warning else (),
+        )
 
     def fingerprint(self, plan: Plan, plans: Sequence[Plan]) -> str:
         return digest([plan.ref.id, plan.basis])
@@ -87,7 +93,8 @@ class Doubling:
             raise KeyboardInterrupt
         self.computed.append(pulled.ref.id)
         value = np.array([2 * pulled.image.levels[0][0, 0, 0].compute()], np.float32)
-        return Outcome(Results(pulled.ref, run.run_id, ("c",), (Measurement("m", value, "k"),)), {"cells": 1})
+        results = Results(pulled.ref, run.run_id, ("c",), (Measurement("m", value, "k"),))
+        return Outcome(results, {"cells": 1}, warnings=plan.warnings)
 
     def finish(self, run: Run) -> None:
         (run.path / "table.txt").write_text(" ".join(i.name for i in run.images if i.status != "failed"))
@@ -168,6 +175,13 @@ def test_the_error_of_a_single_image_is_told_once(tmp_path: Path) -> None:
     shelf.numbers["bad"] = -1
     go(shelf, Doubling(), progress=heard)
     assert len(heard.warnings) == 2
+
+
+@pytest.mark.parametrize(("warning", "told"), [("dark", "a: dark"), ("a: dark", "a: dark")])
+def test_a_warning_is_told_once_with_the_name_of_its_image(tmp_path: Path, warning: str, told: str) -> None:
+    heard, shelf = Heard(), Shelf(tmp_path, {"a": 1, "b": 2})
+    run_over_images(shelf, shelf.list()[:1], Doubling(warning=warning), progress=heard)
+    assert heard.warnings == [told]
 
 
 def test_the_workspace_rests_while_an_image_is_computed(tmp_path: Path) -> None:
@@ -297,7 +311,7 @@ def test_a_lost_publication_is_noticed_and_put_back(tmp_path: Path) -> None:
     assert go(shelf, task, progress=heard).published == 1
     assert task.computed == []
     assert "no longer there" in heard.warnings[0]
-    assert "put back" in heard.warnings[0]
+    assert "put there again" in heard.warnings[0]
 
 
 def test_nothing_is_published_when_not_wanted_and_all_of_it_later(tmp_path: Path) -> None:
