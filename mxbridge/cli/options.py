@@ -128,7 +128,11 @@ Repository = Annotated[
 ]
 Beside = Annotated[
     bool,
-    typer.Option("--beside", help="New images into the source's dataset, not into one beside", rich_help_panel=OMERO),
+    typer.Option(
+        "--beside",
+        help="New images into the source's dataset, not into one beside; those that are there stay",
+        rich_help_panel=OMERO,
+    ),
 ]
 Rois = Annotated[
     int | None,

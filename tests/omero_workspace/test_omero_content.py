@@ -56,9 +56,9 @@ def test_digest_knows_what_matters_and_nothing_else() -> None:
 
 def test_digest_of_derived_images_follows_the_work_and_the_place() -> None:
     results = Results(REF, "run", derived=(DerivedImage("a.zarr", ("KI67",), "k"),), fingerprint="f1")
-    one = digests(results, {"beside": False})["k"]
-    assert digests(replace(results, fingerprint="f2"), {"beside": False})["k"] != one
-    assert digests(results, {"beside": True})["k"] != one
+    one = digests(results, {"large": "auto"})["k"]
+    assert digests(replace(results, fingerprint="f2"), {"large": "auto"})["k"] != one
+    assert digests(results, {"large": "zarr"})["k"] != one
 
 
 # --- tables ---

@@ -111,6 +111,8 @@ def test_as_owner_without_the_privilege(server: RunningServer, tmp_path: Path) -
     workspace = go(server, tmp_path, ref, "bob", as_owner=True)
     before = server.state()
     with pytest.raises(OutputError, match="cannot act as alice"):
+        workspace.check_writable()  # before hours of work
+    with pytest.raises(OutputError, match="cannot act as alice"):
         workspace.publish(everything(ref, tmp_path / "r"))
     assert server.state() == before
     workspace._sessions.close()

@@ -320,6 +320,16 @@ def test_beside_puts_derived_images_into_the_same_dataset(place: Place) -> None:
     workspace._sessions.close()
 
 
+def test_what_is_there_already_stays_where_it_is(place: Place) -> None:
+    """--beside is about new images: people may have moved those that are there."""
+    results = place.everything()
+    for beside in (False, True):
+        workspace = open_omero(place.server, place.folder, "dataset:1", beside=beside)
+        assert workspace.publish(results).changed == (not beside)
+        workspace._sessions.close()
+    assert place.image("slide.tif (KI67 (Nimbus), KI67 spread (Nimbus))")["datasets"] == ["slides (mxbridge)"]
+
+
 def test_plates_get_a_dataset_of_their_own(place: Place) -> None:
     image = place.server.add_image("well", np.zeros((1, *SHAPE), np.uint16), dataset=None, um_per_px=0.5)
     plate = place.server.add_plate("plate 7", [(1, 2, image)])

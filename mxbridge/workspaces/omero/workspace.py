@@ -186,9 +186,10 @@ class OmeroWorkspace(Workspace):
     def check_writable(self) -> None:
         """Log in, and see that results could be put on the images: whose they are, and what may be done with them.
 
-        Raises SourceError, and OutputError where nothing could be published on any image.
+        With --as-owner the account's right to do so is tried. Raises SourceError, and OutputError where nothing could be published
+        on any image.
         """
-        from mxbridge.workspaces.omero.publishing.permissions import refused
+        from mxbridge.workspaces.omero.publishing.permissions import owners, refused
 
         refs = self._all()
 
@@ -201,6 +202,11 @@ class OmeroWorkspace(Workspace):
                 f"{self._place.images} of {self._place.server.name}: {reason}",
                 hint="Compute without writing (--no-publish), ask the group's owner, or use --as-owner where you may",
             )
+        if self._as_owner:
+            ids = [int(ref.id) for ref in refs]
+            every = self._sessions.attempt(f"looking at {self._place.images}", lambda session: owners(session, ids))
+            for owner in every:
+                self._sessions_of(owner)
 
     def intentions(self, ref: ImageRef, makes: Collection[str] = MADE) -> tuple[str, ...]:
         from mxbridge.workspaces.omero.publishing.intentions import intentions
@@ -272,8 +278,9 @@ class OmeroWorkspace(Workspace):
             return self._info(session, ref).owner_name, session.user_name
 
         owner, user = self._sessions.attempt(f"looking at image {ref}", work)
-        if owner == user:
-            return self._sessions
+        return self._sessions if owner == user else self._sessions_of(owner)
+
+    def _sessions_of(self, owner: str) -> Sessions:
         if owner not in self._owners:
             self._owners[owner] = self._sessions.as_owner(owner)
         return self._owners[owner]

@@ -64,7 +64,7 @@ def digests(results: Results, how: Mapping[str, Any]) -> dict[str, str]:
     for made in results.objects:
         told[made.result_key].append(["objects", _objects_digest(made), how.get("rois"), how.get("rois_as")])
     for d in results.derived:
-        shown = [d.file, d.channels, d.show, d.rgb, d.title, results.fingerprint, how.get("beside"), how.get("large")]
+        shown = [d.file, d.channels, d.show, d.rgb, d.title, results.fingerprint, how.get("large")]
         told[d.result_key].append(["derived", *shown])
     for v in results.image_values:
         told[v.result_key].append(["value", v.name, value_text(v.value)])

@@ -58,7 +58,8 @@ class Publishing:
     plane: tuple[int, int] = (0, 0)
 
     def described(self) -> dict[str, object]:
-        return {"beside": self.beside, "rois": self.rois, "rois_as": self.rois_as, "large": self.large}
+        """Without ``beside``: it says where new images go first; people may have moved those that are there."""
+        return {"rois": self.rois, "rois_as": self.rois_as, "large": self.large}
 
 
 @dataclass(frozen=True)

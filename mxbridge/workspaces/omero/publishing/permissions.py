@@ -34,3 +34,10 @@ def refused(session: Session, images: Sequence[int], *, as_owner: bool) -> str |
     if groups & mine:
         return None
     return f"{session.user_name} may not annotate these images, and is not in their group"
+
+
+def owners(session: Session, images: Sequence[int]) -> list[str]:
+    """Names of all other users whose these images are."""
+    hql = "select i.details.owner.omeName from Image i where i.id in (:ids)"
+    names = {str(row[0]) for page in pages(list(images)) for row in session.rows(hql, ids=page)}
+    return sorted(names - {session.user_name})
