@@ -288,7 +288,7 @@ class CacheRoom:
             return
         if free < size:
             raise OutputError(
-                f"{self.folder}: the disk has {free / GB:.1f} GB left, {size / GB:.1f} GB of pixels are to come",
+                f"{self.folder}: the disk has {_told(free)} left, {_told(size)} of pixels are to come",
                 hint="Nothing was lost; free some space, or give a folder on another disk with --cache",
             )
 
@@ -296,11 +296,11 @@ class CacheRoom:
         mine = kept[entry].size + size if entry in kept else size
         if mine > self.limit:
             return OutputError(
-                f"{what} needs {mine / GB:.2f} GB in the pixel cache, which may take {self.limit / GB:.2f} GB",
+                f"{what} needs {_told(mine)} in the pixel cache, which may take {_told(self.limit)}",
                 hint="Allow more with --cache-size",
             )
         return OutputError(
-            f"{what} needs {size / GB:.2f} GB more in the pixel cache ({self.folder}); all of its {self.limit / GB:.2f} GB "
+            f"{what} needs {_told(size)} more in the pixel cache ({self.folder}); all of its {_told(self.limit)} "
             "are in use by running programs",
             hint="Wait until they have ended, allow more with --cache-size, or give another folder with --cache",
         )
@@ -358,3 +358,8 @@ def _number(path: Path) -> int:
     except (OSError, ValueError):
         return 0
     return int(text) if text.isdigit() and len(text) < 19 else 0
+
+
+def _told(size: int) -> str:
+    """``1.5 GB``, ``12.0 MB``."""
+    return f"{size / GB:.1f} GB" if size >= GB else f"{size / 1e6:.1f} MB"
