@@ -340,7 +340,7 @@ def test_too_little_disk_is_told_before_anything_is_fetched(tmp_path: Path, monk
         "mxbridge.workspaces.omero.pixels.cache_room.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})
     )
     (server,) = several(1)
-    with pytest.raises(OutputError, match="[GM]B left"):
+    with pytest.raises(OutputError, match=r"[GM]B left"):
         pixels_of(opened(PixelCache(tmp_path), server).levels[0])
     assert server.calls["tiles"] == 0
 
