@@ -100,7 +100,7 @@ def test_left_out_points_lie_near_the_simplified_ring(pixels: np.ndarray, tolera
         kept = {tuple(p) for p in simple}
         assert kept <= {tuple(p) for p in ring}
         for point in ring:
-            assert _distance(point, simple) <= tolerance * (1 + 0.5**0.5) + 1e-3
+            assert _distance(point, simple) <= tolerance + 1e-3
 
 
 def _distance(point: np.ndarray, ring: np.ndarray) -> float:
