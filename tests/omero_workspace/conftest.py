@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mxbridge.workspaces.omero.sessions.connection import Session
 from tests.omero_server.needs import missing_server
 from tests.omero_server.running import RunningServer
+from tests.omero_workspace.toy_results import asking
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,10 @@ def server(omero_server: RunningServer) -> Iterator[RunningServer]:
     assert _leaks(omero_server) == [], "stateful services were not closed"
     assert omero_server.unknown() == [], "operations that the test server does not know"
     assert omero_server.errors() == [], "the test server itself failed"
+
+
+@pytest.fixture
+def session(server: RunningServer) -> Iterator[Session]:
+    """A session of alice on it."""
+    with asking(server) as session:
+        yield session

@@ -49,6 +49,12 @@ def test_a_lost_session(names: tuple[str, ...]) -> None:
     assert str(told).startswith("reading image 5: the OMERO server went away (gone)")
 
 
+def test_a_connection_cut_under_the_encryption_is_a_lost_session() -> None:
+    words = "SSL protocol error during read:\nunexpected eof while reading"
+    error = made("ProtocolException", "LocalException", message=words, module="Ice")
+    assert is_lost(error) and isinstance(as_people_say(error, "fetching"), SessionLost)
+
+
 @pytest.mark.parametrize(
     "names, kind, text",
     [

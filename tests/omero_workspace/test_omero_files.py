@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,11 @@ from mxbridge.workspaces.omero.attachments.files import download_file, upload_fi
 from mxbridge.workspaces.omero.attachments.label_zip import write_labels
 from mxbridge.workspaces.omero.attachments.labels import cells_from_attachment, find_labels
 from mxbridge.workspaces.omero.image_info import ImageInfo, image_info
-from mxbridge.workspaces.omero.sessions.address import Server
-from mxbridge.workspaces.omero.sessions.login import Credentials
-from mxbridge.workspaces.omero.sessions.session import Sessions
+from tests.omero_workspace.toy_results import sessions_of
 
 pytestmark = pytest.mark.omero
 
 SHAPE = (30, 40)
-
-
-@pytest.fixture
-def session(server: Any) -> Iterator[Any]:
-    sessions = Sessions(Server(server.host, server.port), credentials=lambda: Credentials("alice", "secret"))
-    with sessions.use() as session:
-        yield session
-    sessions.close()
 
 
 @pytest.fixture
@@ -162,7 +151,7 @@ def test_a_session_lost_while_sending_is_another_attempt(
     monkeypatch.setattr(files, "PIECE", 1000)
     data = np.random.default_rng(1).bytes(3500)
     (tmp_path / "a").write_bytes(data)
-    sessions = Sessions(Server(server.host, server.port), credentials=lambda: Credentials("alice", "secret"), wait=0.01)
+    sessions = sessions_of(server)
     server.fault(operation, nth=1, do=do)
     file_id = sessions.attempt(
         "sending", lambda s: upload_file(s, tmp_path / "a", group_id=3, name="mxbridge/1/ab/a", mimetype="x/y")

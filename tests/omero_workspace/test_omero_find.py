@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,23 +11,9 @@ from mxbridge.errors import SourceError, UnknownName
 from mxbridge.results import ImageRef
 from mxbridge.workspaces.omero.find import find_images, own_images, pages
 from mxbridge.workspaces.omero.publishing.marks import DERIVED
-from mxbridge.workspaces.omero.sessions.address import Server
-from mxbridge.workspaces.omero.sessions.login import Credentials
-from mxbridge.workspaces.omero.sessions.session import Sessions
+from tests.omero_workspace.toy_results import asking
 
 PIXELS = np.zeros((1, 4, 4), np.uint8)
-
-
-def session_of(server: Any, user: str) -> Sessions:
-    return Sessions(Server(server.host, server.port), credentials=lambda: Credentials(user, "secret"))
-
-
-@pytest.fixture
-def session(server: Any) -> Iterator[Any]:
-    sessions = session_of(server, "alice")
-    with sessions.use() as session:
-        yield session
-    sessions.close()
 
 
 def mark(session: Any, image: int, group_id: int = 3) -> None:
@@ -126,7 +111,5 @@ def test_images_that_mxbridge_made_are_no_inputs_unless_named(server: Any, sessi
 @pytest.mark.omero
 def test_what_may_not_be_seen_is_not_there(server: Any) -> None:
     hidden = server.add_image("hidden", PIXELS, dataset=None, group="private")
-    sessions = session_of(server, "bob")
-    with sessions.use() as bob, pytest.raises(SourceError, match=f"no image {hidden}"):
+    with asking(server, "bob") as bob, pytest.raises(SourceError, match=f"no image {hidden}"):
         find_images(bob, "image", [hidden])
-    sessions.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,21 +11,7 @@ import pytest
 from mxbridge.errors import InputError, SourceError, Unsupported
 from mxbridge.image import Channel
 from mxbridge.workspaces.omero.image_info import PIXEL_TYPES, Dataset, Well, _windows, image_info, pixel_type
-from mxbridge.workspaces.omero.sessions.address import Server
-from mxbridge.workspaces.omero.sessions.login import Credentials
-from mxbridge.workspaces.omero.sessions.session import Sessions
-
-
-def session_of(server: Any, user: str) -> Sessions:
-    return Sessions(Server(server.host, server.port), credentials=lambda: Credentials(user, "secret"))
-
-
-@pytest.fixture
-def session(server: Any) -> Iterator[Any]:
-    sessions = session_of(server, "alice")
-    with sessions.use() as session:
-        yield session
-    sessions.close()
+from tests.omero_workspace.toy_results import asking
 
 
 def edit(session: Any, image: int, change: Any) -> None:
@@ -210,10 +195,8 @@ def test_what_cannot_be_read_or_is_not_there(server: Any, session: Any) -> None:
 def test_what_somebody_else_may_do(server: Any) -> None:
     image = server.add_image("slide", np.zeros((1, 2, 2), np.uint8))  # lab: others read
     shared = server.add_image("slide", np.zeros((1, 2, 2), np.uint8), group="notes", dataset=None)  # others annotate
-    sessions = session_of(server, "bob")
-    with sessions.use() as bob:
+    with asking(server, "bob") as bob:
         read, annotate = image_info(bob, image), image_info(bob, shared)
-    sessions.close()
     assert not (read.can_annotate or read.can_link or read.can_edit or read.can_delete)
     assert annotate.can_annotate
     assert not annotate.can_edit

@@ -28,17 +28,21 @@ def go(server: RunningServer, folder: Path, ref: ImageRef, user: str, **options:
     return open_omero(server, folder, f"image:{ref.id}", user=user, **options)
 
 
+@pytest.mark.parametrize("beside", [False, True])
 def test_in_a_read_only_group_derived_images_go_into_a_dataset_of_ones_own(
-    server: RunningServer, tmp_path: Path
+    server: RunningServer, tmp_path: Path, beside: bool
 ) -> None:
     ref = add_slide(server, group="lab", owner="alice")
     before = image(server, "slide.tif")
-    workspace = go(server, tmp_path, ref, "bob", rois=5)
+    workspace = go(server, tmp_path, ref, "bob", rois=5, beside=beside)
     workspace.check_writable()
-    assert any("bob may not annotate" in line for line in workspace.intentions(ref))
+    planned = workspace.intentions(ref)
+    assert any("bob may not annotate" in line for line in planned)
     results = everything(ref, tmp_path / "r")
     done = workspace.publish(results)
     assert [note for note in done.notes if "bob may not annotate slide.tif" in note]
+    for told in (planned, done.notes):
+        assert any("no dataset of it that you may put images into" in line for line in told) == beside
     assert image(server, "slide.tif") == before, "nothing of alice's was touched"
     made = image(server, DERIVED)
     assert (made["place"], made["datasets"]) == (["bob", "lab"], ["slides (mxbridge)"])

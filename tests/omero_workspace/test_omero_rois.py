@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import dask.array as da
@@ -17,23 +16,12 @@ from mxbridge.results import NewObjects
 from mxbridge.workspaces.omero.image_info import ImageInfo, image_info
 from mxbridge.workspaces.omero.objects import roi_parts, rois
 from mxbridge.workspaces.omero.objects.masks import packed
-from mxbridge.workspaces.omero.objects.roi_parts import edited_rois, rgba, rois_to_link, save_rois
+from mxbridge.workspaces.omero.objects.roi_parts import SavedRois, edited_rois, rgba, rois_to_link, save_rois
 from mxbridge.workspaces.omero.objects.rois import cells_from_rois
-from mxbridge.workspaces.omero.sessions.address import Server
-from mxbridge.workspaces.omero.sessions.login import Credentials
-from mxbridge.workspaces.omero.sessions.session import Sessions
 
 pytestmark = pytest.mark.omero
 
 SHAPE = (60, 80)
-
-
-@pytest.fixture
-def session(server: Any) -> Iterator[Any]:
-    sessions = Sessions(Server(server.host, server.port), credentials=lambda: Credentials("alice", "secret"))
-    with sessions.use() as session:
-        yield session
-    sessions.close()
 
 
 @pytest.fixture
@@ -162,6 +150,10 @@ def _cells() -> tuple[LabelCells, np.ndarray]:
     return scan_labels(da.from_array(labels), SHAPE, where="here"), labels
 
 
+def described(saved: SavedRois, who: str) -> dict[int, str]:
+    return {roi: f"{who} {hash_}" for roi, hash_ in zip(saved.ids, saved.hashes, strict=True)}
+
+
 @pytest.mark.parametrize("as_", ["masks", "polygons"])
 def test_saved_rois_are_seen_by_nobody_until_they_are_linked_and_then_hold_the_objects(
     session: Any, slide: ImageInfo, as_: Any
@@ -172,7 +164,7 @@ def test_saved_rois_are_seen_by_nobody_until_they_are_linked_and_then_hold_the_o
     assert cells_from_rois(session, slide, "cells") == (None, [])
     found = session.rows("select r.description from Roi r where r.image is null")
     assert found == [("a token",)] * 3
-    linked = rois_to_link(session, saved.ids, slide.id, [f"theirs {hash_}" for hash_ in saved.hashes])
+    linked = rois_to_link(session, described(saved, "theirs"), slide.id)
     session.save_all(linked, slide.group_id)
     assert edited_rois(session, saved.ids) == []
     read, notes = cells_from_rois(session, slide, "cells")
@@ -192,9 +184,7 @@ def test_our_rois_are_no_inputs_and_edits_of_people_are_noticed(session: Any, sl
     saved = save_rois(
         session, cells, shape=SHAPE, group_id=slide.group_id, token="mxbridge:pending:1:ab", as_="masks", cap=9
     )
-    session.save_all(
-        rois_to_link(session, saved.ids, slide.id, [f"mxbridge:key {h}" for h in saved.hashes]), slide.group_id
-    )
+    session.save_all(rois_to_link(session, described(saved, "mxbridge:key"), slide.id), slide.group_id)
     assert cells_from_rois(session, slide, "cells") == (None, [])
     hql = "select s from Shape s where s.roi.id in (:rois) order by s.id"
     moved, renamed = session.objects(hql, rois=list(saved.ids[:2]))
@@ -204,7 +194,7 @@ def test_our_rois_are_no_inputs_and_edits_of_people_are_noticed(session: Any, sl
     session.delete("Roi", [saved.ids[0]], slide.group_id)
     assert edited_rois(session, saved.ids) == [saved.ids[1]]
     with pytest.raises(ChangedMeanwhile, match="not on the server any more"):
-        rois_to_link(session, saved.ids, slide.id)
+        rois_to_link(session, described(saved, "mxbridge:key"), slide.id)
 
 
 def test_objects_with_large_holes_become_masks_and_invisible_ones_no_roi(session: Any, slide: ImageInfo) -> None:

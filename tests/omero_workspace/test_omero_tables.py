@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ from mxbridge.workspaces.omero.attachments.tables import (
     write_parquet,
     write_tables,
 )
-from mxbridge.workspaces.omero.sessions.address import Server
-from mxbridge.workspaces.omero.sessions.login import Credentials
-from mxbridge.workspaces.omero.sessions.session import Sessions
+from tests.omero_workspace.toy_results import asking, sessions_of
 
 
 def _frame(rows: int = 3) -> pd.DataFrame:
@@ -97,14 +94,6 @@ def test_parquet_has_the_readable_names_and_is_written_piece_by_piece(tmp_path: 
 
 
 @pytest.fixture
-def session(server: Any) -> Iterator[Any]:
-    sessions = Sessions(Server(server.host, server.port), credentials=lambda: Credentials("alice", "secret"))
-    with sessions.use() as session:
-        yield session
-    sessions.close()
-
-
-@pytest.fixture
 def group(server: Any, session: Any) -> int:
     image = server.add_image("slide", np.zeros((1, 4, 4), np.uint8))
     return int(session.rows("select i.details.group.id from Image i where i.id = :i", i=image)[0][0])
@@ -171,10 +160,7 @@ def test_what_is_no_table_and_a_server_without_tables(server: Any, group: int, s
 
     (tmp_path / "a").write_bytes(b"no table")
     file_id = upload_file(session, tmp_path / "a", group_id=group, name="m/a", mimetype="text/plain")
-    with (
-        pytest.raises(MxbridgeError),
-        Sessions(Server(server.host, server.port), credentials=lambda: Credentials("alice", "secret")).use() as other,
-    ):
+    with pytest.raises(MxbridgeError), asking(server) as other:
         count_rows(other, file_id)
     server.set(tables=False)
     assert not tables_enabled(session)
@@ -187,7 +173,7 @@ def test_what_is_no_table_and_a_server_without_tables(server: Any, group: int, s
 @pytest.mark.parametrize("operation", ["Table.initialize", "Table.addData", "Table.getOriginalFile"])
 def test_a_session_lost_while_writing_is_another_attempt(server: Any, operation: str, do: str) -> None:
     frame = _frame(10)
-    sessions = Sessions(Server(server.host, server.port), credentials=lambda: Credentials("alice", "secret"), wait=0.01)
+    sessions = sessions_of(server)
     server.fault(operation, do=do)
     (file_id,) = sessions.attempt(
         "writing", lambda s: write_tables(s, [frame], table_columns(frame), group_id=3, name="mxbridge/1/ab/c")

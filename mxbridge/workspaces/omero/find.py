@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mxbridge.errors import SourceError, UnknownName
 from mxbridge.results import ImageRef
@@ -43,9 +43,7 @@ def find_images(session: Session, kind: str, ids: Sequence[int]) -> list[ImageRe
     if kind not in _IMAGES:
         raise UnknownName("kind of OMERO object", kind, _IMAGES)
     wanted = sorted(set(ids))
-    names: dict[int, str] = {}
-    for page in pages(wanted):
-        names.update({image: name or "" for image, name in session.rows(_IMAGES[kind], ids=page)})
+    names: dict[int, str] = {image: name or "" for image, name in rows_of(session, _IMAGES[kind], wanted)}
     there = names.keys() if kind == "image" else _containers(session, kind, wanted)
     gone = [i for i in wanted if i not in there]
     if gone:
@@ -56,7 +54,7 @@ def find_images(session: Session, kind: str, ids: Sequence[int]) -> list[ImageRe
 
 def own_images(session: Session, ids: Sequence[int]) -> set[int]:
     """Which of these images mxbridge made."""
-    return {image for page in pages(ids) for (image,) in session.rows(_OWN, ns=DERIVED, ids=page)}
+    return {image for (image,) in rows_of(session, _OWN, ids, ns=DERIVED)}
 
 
 def not_there(kind: str, ids: Sequence[int]) -> SourceError:
@@ -74,6 +72,13 @@ def pages(ids: Sequence[int], size: int = PAGE) -> Iterator[list[int]]:
         yield list(ids[start : start + size])
 
 
+def rows_of(session: Session, hql: str, ids: Iterable[int], **more: Any) -> Iterator[tuple[Any, ...]]:
+    """What the server answers for these ``:ids``, each asked for once, in as many questions as that takes. more: its other
+    parameters."""
+    for page in pages(sorted(set(ids))):
+        yield from session.rows(hql, ids=page, **more)
+
+
 def _containers(session: Session, kind: str, ids: Sequence[int]) -> set[int]:
     hql = f"select o.id from {_CLASSES[kind]} o where o.id in (:ids)"  # noqa: S608 - the name is one of five above
-    return {found for page in pages(ids) for (found,) in session.rows(hql, ids=page)}
+    return {found for (found,) in rows_of(session, hql, ids)}

@@ -23,7 +23,7 @@ from mxbridge.results import ImageRef, Results
 from mxbridge.workspaces.base import MADE, CellKind, Published, Pulled, Workspace
 from mxbridge.workspaces.omero.find import find_images
 from mxbridge.workspaces.omero.publishing.alone import alone, undisturbed
-from mxbridge.workspaces.omero.sessions.address import Place, server_of
+from mxbridge.workspaces.omero.sessions.address import Place, place_of
 from mxbridge.workspaces.omero.sessions.session import Sessions
 
 if TYPE_CHECKING:
@@ -345,8 +345,7 @@ def _placed(
 ) -> Place:
     """The place with all options in it, so that its address finds it again. Raises UsageError."""
     if isinstance(place, str):
-        named = "/" in place.removeprefix("omero:").partition("?")[0]
-        place = Place.parse(place, None if named else server_of(server, user=user, group=group))
+        place = place_of(place, server, user=user, group=group)
     found = replace(
         place.server,
         user=user or place.server.user,

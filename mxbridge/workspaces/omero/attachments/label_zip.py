@@ -10,7 +10,6 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,8 +21,8 @@ from mxbridge.formats.atomic import output_error, write_atomically
 from mxbridge.formats.ome_tiff import level_shapes
 from mxbridge.formats.ome_zarr import is_zarr
 from mxbridge.formats.pixels import reading
-from mxbridge.image import Box
 from mxbridge.results import NewObjects
+from mxbridge.workspaces.omero.pixels.tiles import tiles_of
 
 CHUNK = 1024
 
@@ -85,7 +84,7 @@ def _write_zarr(root: Path, cells: Cells, name: str, pixel_size_um: tuple[float,
         level: Any = group.create_array(
             str(k), shape=size, chunks=chunks, dtype=np.int32, fill_value=0, dimension_names=("y", "x")
         )
-        for box in _boxes(size):
+        for box in tiles_of(size, chunks):
             values = (
                 cells.raster(box)
                 if k == 0
@@ -103,12 +102,6 @@ def _write_zarr(root: Path, cells: Cells, name: str, pixel_size_um: tuple[float,
     axes = [{"name": axis, "type": "space", **unit} for axis in "yx"]
     write_multiscales_metadata(group, datasets, fmt=format_, axes=axes, name=name)
     write_label_metadata(labels, name, fmt=format_)
-
-
-def _boxes(size: tuple[int, int]) -> Iterator[Box]:
-    for y in range(0, size[0], CHUNK):
-        for x in range(0, size[1], CHUNK):
-            yield Box(y, x, min(y + CHUNK, size[0]), min(x + CHUNK, size[1]))
 
 
 def _pack(root: Path, target: Path) -> None:

@@ -23,6 +23,7 @@ from mxbridge.workspaces.base import CellKind
 from mxbridge.workspaces.geojson import cells_from_geojson
 from mxbridge.workspaces.omero.attachments.files import download_file
 from mxbridge.workspaces.omero.attachments.label_zip import unpack_zarr
+from mxbridge.workspaces.omero.publishing.marks import OWN_NAMESPACES
 
 if TYPE_CHECKING:
     from mxbridge.workspaces.omero.image_info import ImageInfo
@@ -34,7 +35,6 @@ PICTURES = (".tif", ".tiff", ".png")
 WORDS = ("label", "mask", "segment", "cell", "nucle")
 """A picture is taken for labels without being named when one of these words stands in its name."""
 
-OWN_NAMESPACE = "mxbridge/"
 SIZE_LIMIT = 8 << 30
 
 _FILES = (
@@ -64,7 +64,7 @@ def attachments(session: Session, image_id: int) -> list[Attachment]:
     """The files attached to an image, oldest first, each once."""
     found: dict[int, Attachment] = {}
     for file_id, name, size, sha1, ns in session.rows(_FILES, image=image_id):
-        own = str(ns or "").startswith(OWN_NAMESPACE)
+        own = str(ns or "").startswith(OWN_NAMESPACES)
         found.setdefault(file_id, Attachment(file_id, str(name), int(size or 0), str(sha1 or ""), own))
     return list(found.values())
 

@@ -74,12 +74,15 @@ def cell_frame(
 
 def _pairs(cell_ids: Sequence[str]) -> np.ndarray | None:
     """``(cells, 2)`` int64 of ids ``<roi>:<shape>``; None where one is another text."""
-    parts = [cell.split(":") for cell in cell_ids]
-    if not parts or any(
-        len(pair) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 19 for p in pair) for pair in parts
-    ):
+    if not cell_ids or not all(map(is_shape_id, cell_ids)):
         return None
-    return np.array(parts, np.int64)
+    return np.array([cell.split(":") for cell in cell_ids], np.int64)
+
+
+def is_shape_id(cell_id: str) -> bool:
+    """Whether it is ``<roi>:<shape>``, two numbers that a table's columns can hold."""
+    pair = cell_id.split(":")
+    return len(pair) == 2 and all(p.isascii() and p.isdigit() and len(p) < 19 for p in pair)
 
 
 def table_columns(frame: pd.DataFrame) -> tuple[TableColumn, ...]:

@@ -60,9 +60,8 @@ def simplified(ring: Ring, tolerance: float) -> Ring:
     if tolerance <= 0 or len(ring) <= 4:
         return ring
     corner = ring.min(axis=0)  # float32 holds no fractions far from 0
-    epsilon = tolerance / (
-        1 + 0.5**0.5
-    )  # OpenCV's last look at a closed ring drops points up to 0.71 epsilon off once more
+    # OpenCV's last look at a closed ring drops points up to 0.71 epsilon off once more
+    epsilon = tolerance / (1 + 0.5**0.5)
     found = cv2.approxPolyDP((ring - corner).astype(np.float32)[:, None], epsilon, True)
     moved: Ring = found[:, 0].astype(np.float64) + corner
     return moved

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +18,10 @@ import numpy as np
 from mxbridge.cells import Cells, LabelCells, OutlineCells, Rings
 from mxbridge.errors import ChangedMeanwhile, InputError, UsageError
 from mxbridge.results import NewObjects
-from mxbridge.workspaces.omero.objects.masks import Mask, masks_of_cells, masks_of_outlines
+from mxbridge.workspaces.omero.find import pages
+from mxbridge.workspaces.omero.objects.masks import Mask, masks_of_cells, masks_of_outlines, unpacked
 from mxbridge.workspaces.omero.objects.polygons import DECIMALS, Ring, polygons_of
-from mxbridge.workspaces.omero.objects.roi_shapes import polygon
+from mxbridge.workspaces.omero.objects.roi_shapes import polygon, traced
 from mxbridge.workspaces.qupath.qpdata.classes import default_class_color
 
 if TYPE_CHECKING:
@@ -100,31 +101,26 @@ def save_rois(
     return SavedRois(tuple(ids), tuple(indices), tuple(hashes), tuple(notes))
 
 
-def rois_to_link(
-    session: Session, ids: Sequence[int], image_id: int, descriptions: Sequence[str] | None = None
-) -> list[Any]:
+def rois_to_link(session: Session, descriptions: Mapping[int, str], image_id: int) -> list[Any]:
     """Saved ROIs, loaded, with image and description set: saving these makes all of them visible. Their shapes stay as they are.
 
-    descriptions: one for each; :func:`edited_rois` needs the hash of :class:`SavedRois` as their last word. Raises
-    ChangedMeanwhile when one is gone.
+    descriptions: by id; :func:`edited_rois` needs the hash of :class:`SavedRois` as their last word. Raises ChangedMeanwhile
+    when one is gone.
     """
     from omero.model import ImageI
     from omero.rtypes import rstring
 
-    rois = _by_id(session, _MINE, ids)
-    if len(rois) < len(set(ids)):
+    rois = _by_id(session, _MINE, list(descriptions))
+    if len(rois) < len(descriptions):
         raise ChangedMeanwhile(
-            f"{len(set(ids)) - len(rois)} ROIs of this publication are not on the server any more",
+            f"{len(descriptions) - len(rois)} ROIs of this publication are not on the server any more",
             hint="Run the same command again",
         )
-    told: Sequence[str | None] = descriptions or [None] * len(ids)
-    for number, description in zip(ids, told, strict=True):
-        roi = rois[number]
+    for number, roi in rois.items():
         roi.unloadShapes()
         roi.setImage(ImageI(image_id, False))
-        if description is not None:
-            roi.setDescription(rstring(description))
-    return [rois[number] for number in dict.fromkeys(ids)]
+        roi.setDescription(rstring(descriptions[number]))
+    return list(rois.values())
 
 
 def edited_rois(session: Session, ids: Sequence[int]) -> list[int]:
@@ -195,9 +191,6 @@ def _cells(objects: NewObjects | Cells) -> LabelCells:
 
 
 def _traced(mask: Mask) -> list[Ring]:
-    from mxbridge.workspaces.omero.objects.masks import unpacked
-    from mxbridge.workspaces.omero.objects.roi_shapes import traced
-
     corner = np.array([mask.box.x0, mask.box.y0])
     return [ring + corner for ring in traced(unpacked(mask.bits, *mask.box.shape))]
 
@@ -252,9 +245,8 @@ def _short(number: float) -> str:
 def _by_id(session: Session, hql: str, rois: Sequence[int]) -> dict[int, Any]:
     """Objects of these ROIs by their own id, page by page."""
     found: dict[int, Any] = {}
-    wanted = list(dict.fromkeys(rois))
-    for first in range(0, len(wanted), PAGE):
-        for item in session.objects(hql, rois=wanted[first : first + PAGE]):
+    for page in pages(list(dict.fromkeys(rois)), PAGE):
+        for item in session.objects(hql, rois=page):
             found[item.id.val] = item
     return found
 

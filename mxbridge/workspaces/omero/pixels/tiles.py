@@ -34,7 +34,6 @@ TILE_SIDE = 1024
 TILES_PER_STORE = 512
 """After so many tiles a thread takes a new store: its attempts after lost sessions are counted anew."""
 
-
 TAKERS = 4
 """Threads that put away what came, so that those that read ask for the next tile at once."""
 
@@ -300,8 +299,3 @@ class PlaneWriter:
             kind = "f" if self._store.isFloat() else "i" if self._store.isSigned() else "u"
             self._stored = np.dtype(f"{kind}{int(self._store.getByteWidth())}")
         return self._stored
-
-
-def plane_bytes(shape: tuple[int, int], tile: tuple[int, int], dtype: np.dtype) -> int:
-    """Bytes of a plane kept as whole tiles, those at its ends filled up."""
-    return math.ceil(shape[0] / tile[0]) * math.ceil(shape[1] / tile[1]) * tile[0] * tile[1] * dtype.itemsize

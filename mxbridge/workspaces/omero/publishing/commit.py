@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mxbridge.errors import ChangedMeanwhile
-from mxbridge.workspaces.omero.find import pages
+from mxbridge.workspaces.omero.find import pages, rows_of
 from mxbridge.workspaces.omero.objects.roi_parts import rois_to_link
 from mxbridge.workspaces.omero.publishing.homes import Home, new_dataset
 from mxbridge.workspaces.omero.publishing.marks import PENDING, pending_text
@@ -45,14 +45,14 @@ class FileNote:
 
 @dataclass
 class Commit:
-    """What the transaction does. places: (new image, the image whose place it takes or None). rois: ids and descriptions.
+    """What the transaction does. places: (new image, the image whose place it takes or None). rois: descriptions by id.
 
     handed_over: ROIs that somebody has edited, and from now on theirs. renamed: annotations that only get another namespace.
     """
 
     maps: list[MapNote] = field(default_factory=list)
     files: list[FileNote] = field(default_factory=list)
-    rois: list[tuple[int, str]] = field(default_factory=list)
+    rois: dict[int, str] = field(default_factory=dict)
     rois_off: list[int] = field(default_factory=list)
     handed_over: list[int] = field(default_factory=list)
     places: list[tuple[int, int | None]] = field(default_factory=list)
@@ -105,7 +105,7 @@ def run(session: Session, info: ImageInfo, commit: Commit, home: Home | None) ->
         link.setChild(classes[number](number, False))
         saved.append(link)
     saved += _images(session, info, commit, home)
-    saved += rois_to_link(session, [i for i, _ in commit.rois], info.id, [text for _, text in commit.rois])
+    saved += rois_to_link(session, commit.rois, info.id)
     saved += _rois_that_go(session, info, commit)
     session.save_all(saved, info.group_id)
 
@@ -176,10 +176,7 @@ def _loaded(
 def _not_linked(session: Session, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Of (image, annotation) those that have no link yet."""
     wanted = list(dict.fromkeys(pairs))
-    there: set[tuple[int, int]] = set()
-    for page in pages(sorted({annotation for _, annotation in wanted})):
-        rows = session.rows(
-            "select l.parent.id, l.child.id from ImageAnnotationLink l where l.child.id in (:ids)", ids=page
-        )
-        there |= {(int(image), int(annotation)) for image, annotation in rows}
+    hql = "select l.parent.id, l.child.id from ImageAnnotationLink l where l.child.id in (:ids)"
+    rows = rows_of(session, hql, (annotation for _, annotation in wanted))
+    there = {(int(image), int(annotation)) for image, annotation in rows}
     return [pair for pair in wanted if pair not in there]

@@ -1,7 +1,7 @@
 """Derived images on their way to the server: made unseen (in no dataset), written tile by tile, read back and compared.
 
 Channels keep their names and colours, pixels their type: float32 stays float. An image is made by IPixels.createImage and
-RawPixelsStore.setTile; for images above the server's maximum plane size see :mod:`mxbridge.workspaces.omero.large`.
+RawPixelsStore.setTile; for other ways of images above the server's maximum plane size see ``import_client`` and ``register``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from mxbridge.errors import OutputError
 from mxbridge.image import Box, LocalImage, computed
-from mxbridge.workspaces.omero.pixels.tiles import PlaneWriter, StorePixels, bands
+from mxbridge.workspaces.omero.image_info import PIXEL_TYPES, RGB_COLORS
+from mxbridge.workspaces.omero.pixels.tiles import PlaneWriter, StorePixels, bands, tiles_of
 from mxbridge.workspaces.omero.publishing.marks import short_name
 
 if TYPE_CHECKING:
@@ -24,12 +25,8 @@ TILE = 1024
 READ_BACK_BYTES = 64 << 20
 """Images up to this size are read back whole, of larger ones every so manieth tile."""
 
-TYPES = {
-    "i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32", "f4": "float", "f8": "double",
-}  # fmt: skip
+TYPES = {ours: theirs for theirs, ours in PIXEL_TYPES.items()}
 """OMERO's names of pixel types by NumPy's."""
-
-RGB = (0xFF0000, 0x00FF00, 0x0000FF)
 
 
 def make_image(session: Session, image: LocalImage, *, name: str, description: str, group_id: int) -> tuple[int, int]:
@@ -125,7 +122,7 @@ def _describe(pixels: Any, image: LocalImage) -> None:
         pixels.setPhysicalSizeX(LengthI(x, UnitsLength.MICROMETER))
     for number, (channel, ours) in enumerate(zip(pixels.copyChannels(), image.channels, strict=True)):
         channel.getLogicalChannel().setName(rstring(short_name(ours.name)))
-        color = RGB[number] if image.rgb else ours.color
+        color = RGB_COLORS[number] if image.rgb else ours.color
         if color is not None:
             channel.setRed(rint(color >> 16 & 0xFF))
             channel.setGreen(rint(color >> 8 & 0xFF))
@@ -134,11 +131,9 @@ def _describe(pixels: Any, image: LocalImage) -> None:
 
 
 def _tiles(image: LocalImage) -> Iterator[tuple[int, Box]]:
-    height, width = image.shape
     for channel in range(len(image.channels)):
-        for y in range(0, height, TILE):
-            for x in range(0, width, TILE):
-                yield channel, Box(y, x, min(y + TILE, height), min(x + TILE, width))
+        for box in tiles_of(image.shape, (TILE, TILE)):
+            yield channel, box
 
 
 def _values(image: LocalImage, channel: int, box: Box) -> np.ndarray:

@@ -62,24 +62,20 @@ def new_dataset(home: Home, images: Iterable[int]) -> Any:
 
 def own_datasets(session: Session, description: str, group_id: int) -> list[tuple[int, str]]:
     """Datasets of the user with this description, oldest first: whoever renamed one still gets the next images there."""
-    rows = (
-        session.rows(
-            "select d.id, d.name from Dataset d where d.description = :text and d.details.owner.id = :me order by d.id",
-            text=description,
-            me=session.user_id,
-            group=group_id,
-        )
-        if description
-        else []
+    rows = session.rows(
+        "select d.id, d.name from Dataset d where d.description = :text and d.details.owner.id = :me order by d.id",
+        text=description,
+        me=session.user_id,
+        group=group_id,
     )
     return [(int(i), str(name)) for i, name in rows]
 
 
-def make_one(session: Session, home: Home, group_id: int) -> int | None:
+def make_one(session: Session, home: Home, group_id: int) -> None:
     """After a commit that made a dataset: where another process made the same one at that moment, move into the older."""
     found = [i for i, _ in own_datasets(session, home.description, group_id)]
     if len(found) < 2:
-        return found[0] if found else None
+        return
     from omero.model import DatasetI
 
     for spare in found[1:]:
@@ -88,7 +84,6 @@ def make_one(session: Session, home: Home, group_id: int) -> int | None:
             link.setParent(DatasetI(found[0], False))
         session.save_all(links, group_id)
         session.delete("Dataset", [spare], group_id, keep=("Image",))
-    return found[0]
 
 
 def remove_empty(session: Session, info: ImageInfo) -> None:

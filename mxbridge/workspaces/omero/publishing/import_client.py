@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 HOURS = 6
 _IMAGE = re.compile(r"^\s*Image:(\d+(?:,\d+)*)\s*$", re.MULTILINE)
-Transfer = str
-TRANSFERS = ("upload", "ln", "ln_s", "ln_rm", "cp", "cp_rm")
-"""How the importer brings the file to the server; all but ``upload`` need a folder that both see under one path."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +40,13 @@ class Client:
 
     program: tuple[str, ...]
 
-    def command(self, file: Path, *, name: str, description: str, transfer: Transfer = "upload") -> list[str]:
+    def command(self, file: Path, *, name: str, description: str) -> list[str]:
         """The arguments that import ``file`` into no dataset yet. Nothing in them is secret."""
-        chosen = [] if transfer == "upload" else [f"--transfer={transfer}"]
         return [
             *self.program,
             "import",
             "--output=ids",
             "--no-upgrade-check",
-            *chosen,
             "--name",
             short_name(name),
             "--description",
@@ -81,7 +76,6 @@ def import_image(
     name: str,
     description: str,
     group_id: int,
-    transfer: Transfer = "upload",
     run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run,
 ) -> int:
     """Write ``image`` as OME-TIFF into a temporary folder and import it; the id of the new image, which is in no dataset.
@@ -94,7 +88,7 @@ def import_image(
         store = Path(folder) / "sessions"
         store.mkdir(mode=0o700)
         _remember_session(store, session, group_id)
-        command = client.command(file, name=name, description=description, transfer=transfer)
+        command = client.command(file, name=name, description=description)
         try:
             done = run(
                 command,

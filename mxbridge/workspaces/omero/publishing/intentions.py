@@ -10,7 +10,7 @@ from mxbridge.workspaces.omero.publishing.homes import find_home
 from mxbridge.workspaces.omero.publishing.import_client import find_client
 from mxbridge.workspaces.omero.publishing.marker import read_markers
 from mxbridge.workspaces.omero.publishing.marks import BULK, TABLE
-from mxbridge.workspaces.omero.publishing.parts import Parts, Publishing
+from mxbridge.workspaces.omero.publishing.parts import Publishing, way_of
 
 if TYPE_CHECKING:
     from mxbridge.workspaces.omero.image_info import ImageInfo
@@ -38,7 +38,7 @@ def intentions(
 def _derived(session: Session, info: ImageInfo, options: Publishing) -> list[str]:
     home = find_home(session, info, beside=options.beside)
     made = "" if home.id is not None else ", which is to be made"
-    way = Parts(session, info, "", options, lambda text: None).way(info.shape)
+    way = way_of(session, options, info.shape)
     how = {
         "tiles": "by tiles",
         "slow tiles": "by tiles (above the server's maximum plane size: it may take long or be refused)",

@@ -32,18 +32,29 @@ class KeyRecord:
 
 
 @dataclass(frozen=True)
-class FilePart:
-    """An attached file. slot: what it is in this marker (a rerun puts its own in the same place). columns: result keys by
-    column, empty where the whole belongs to ``keys``. check: sha1 of the file, or ``rows:N`` of a table."""
+class NewFile:
+    """A file that is to be attached. slot: what it is in its marker (a rerun puts its own in the same place). columns: result
+    keys by column, empty where the whole belongs to ``keys``. check: ``rows:N`` of a table, empty for other files, which were
+    compared when they were sent."""
 
     slot: str
-    annotation: int
     file: int
     ns: str
     name: str
     check: str
     keys: tuple[str, ...]
     columns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePart(NewFile):
+    """An attached file. annotation: by which it is attached."""
+
+    annotation: int
+
+    @classmethod
+    def of(cls, file: NewFile, annotation: int) -> FilePart:
+        return cls(**vars(file), annotation=annotation)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import secrets
 
+OWN_NAMESPACES = "mxbridge/"
+"""How the namespaces of ours begin."""
+
 DERIVED = "mxbridge/derived"
 """Namespace of the key-values that every image made by mxbridge carries: it is never an input."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +23,7 @@ from mxbridge.workspaces.omero.attachments.label_zip import write_labels
 from mxbridge.workspaces.omero.attachments.tables import (
     TableColumn,
     cell_frame,
+    is_shape_id,
     table_columns,
     tables_enabled,
     write_parquet,
@@ -32,6 +33,7 @@ from mxbridge.workspaces.omero.objects.roi_parts import save_rois
 from mxbridge.workspaces.omero.publishing.content import CELL, CLASS, Table, derived_name, objects_table
 from mxbridge.workspaces.omero.publishing.derived import check_pixels, is_large, make_image, write_pixels
 from mxbridge.workspaces.omero.publishing.import_client import find_client, import_image
+from mxbridge.workspaces.omero.publishing.marker import NewFile
 from mxbridge.workspaces.omero.publishing.marks import BULK, LABELS, TABLE, own_path, pending_text
 from mxbridge.workspaces.omero.publishing.register import register
 
@@ -60,19 +62,6 @@ class Publishing:
     def described(self) -> dict[str, object]:
         """Without ``beside``: it says where new images go first; people may have moved those that are there."""
         return {"rois": self.rois, "rois_as": self.rois_as, "large": self.large}
-
-
-@dataclass(frozen=True)
-class NewFile:
-    """A file that is to be attached. slot, ns, check, keys, columns: see :class:`~.marker.FilePart`."""
-
-    slot: str
-    file: int
-    ns: str
-    name: str
-    check: str
-    keys: tuple[str, ...]
-    columns: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -167,7 +156,7 @@ class Parts:
 
     def _send(self, image: LocalImage, name: str, path: Path) -> int:
         session, group, pending = self._session, self._info.group_id, pending_text(self._info.id, self.token)
-        way = self.way(image.shape)
+        way = way_of(session, self._options, image.shape)
         if way == "import":
             client = find_client()
             if client is None:
@@ -189,15 +178,6 @@ class Parts:
         write_pixels(session, image, pixels, group)
         check_pixels(session, image, pixels, name, group)
         return made
-
-    def way(self, shape: tuple[int, int]) -> str:
-        """How an image of this (y, x) shape gets to the server: tiles, import, zarr, or ``slow tiles`` for want of better."""
-        large = self._options.large
-        if large != "zarr" and not is_large(self._session, shape):
-            return "tiles"
-        if large == "auto":
-            return "import" if find_client() is not None else "slow tiles"
-        return "slow tiles" if large == "tiles" else large
 
     def _add_tables(
         self,
@@ -221,7 +201,7 @@ class Parts:
             shown(),
             _columns(shown()),
             group_id=self._info.group_id,
-            name=own_path(self._info.id, self.token) + name.replace("/", "-"),
+            name=self._place(name),
         )
         for number, file in enumerate(files, start=1):
             part = "" if number == 1 else f" part {number}"
@@ -265,14 +245,28 @@ class Parts:
             self._session,
             path,
             group_id=self._info.group_id,
-            name=own_path(self._info.id, self.token) + name.replace("/", "-"),
+            name=self._place(name),
             mimetype=mimetype,
         )
+
+    def _place(self, name: str) -> str:
+        """A file's name with the folder, on the server, that tells whose it is."""
+        return own_path(self._info.id, self.token) + name.replace("/", "-")
+
+
+def way_of(session: Session, options: Publishing, shape: tuple[int, int]) -> str:
+    """How an image of this (y, x) shape gets to the server: tiles, import, zarr, or ``slow tiles`` for want of better."""
+    large = options.large
+    if large != "zarr" and not is_large(session, shape):
+        return "tiles"
+    if large == "auto":
+        return "import" if find_client() is not None else "slow tiles"
+    return "slow tiles" if large == "tiles" else large
 
 
 def _cell_pieces(image_id: int, table: Table) -> Iterator[pd.DataFrame]:
     """The table of cells as OMERO has it, piece by piece: ROI and shape of each cell where all cells have them."""
-    by_roi = all(len(pair := cell.split(":")) == 2 and all(p.isdecimal() for p in pair) for cell in table.frame[CELL])
+    by_roi = all(map(is_shape_id, table.frame[CELL]))
     for frame in _slices(table.frame):
         cells = list(frame[CELL])
         classes = list(frame[CLASS]) if CLASS in table.keys else None

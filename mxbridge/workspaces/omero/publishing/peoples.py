@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mxbridge.workspaces.omero.find import pages
+from mxbridge.workspaces.omero.find import own_images, rows_of
 from mxbridge.workspaces.omero.publishing.marks import (
     BULK,
-    DERIVED,
     LABELS,
     OWN,
+    OWN_NAMESPACES,
     TABLE,
     VALUES,
     own_path,
@@ -26,7 +26,6 @@ _DESCRIBED = {
     "Annotation": "select o.id, o.ns, o.description from Annotation o where o.id in (:ids) and o.details.owner.id = :me",
     "OriginalFile": "select o.id, o.path, o.name from OriginalFile o where o.id in (:ids) and o.details.owner.id = :me",
 }
-_MARKED = "select l.parent.id from ImageAnnotationLink l join l.child a where a.ns = :ns and l.parent.id in (:ids)"
 
 SHAREABLE = (TABLE, LABELS, BULK, VALUES)
 """Namespaces of our annotations that people may link to other things. The others are on several images by design."""
@@ -47,15 +46,15 @@ _OF_IMPORTS = "openmicroscopy.org/omero/import"
 def ours(session: Session, kind: str, ids: Iterable[int], image_id: int) -> list[int]:
     """Those of these ids that are there and that this user's mxbridge has made for this image, as they say themselves."""
     wanted = sorted(set(ids))
-    rows = list(_rows(session, _DESCRIBED[kind], wanted, me=session.user_id))
+    rows = list(rows_of(session, _DESCRIBED[kind], wanted, me=session.user_id))
     if kind == "Image":
-        marked = {int(row[0]) for row in _rows(session, _MARKED, wanted, ns=DERIVED)}
+        marked = own_images(session, wanted)
         return [int(i) for i, text, _ in rows if i in marked or _begins(text, pending_text(image_id))]
     if kind == "Roi":
         return [int(i) for i, text, _ in rows if _begins(text, OWN)]
     if kind == "OriginalFile":
         return [int(i) for i, *told in rows if any(_begins(t, own_path(image_id)) for t in told)]
-    return [int(i) for i, ns, text in rows if _begins(ns, "mxbridge/") or (ns == BULK and _begins(text, OWN))]
+    return [int(i) for i, ns, text in rows if _begins(ns, OWN_NAMESPACES) or (ns == BULK and _begins(text, OWN))]
 
 
 def linked_elsewhere(session: Session, annotations: Sequence[int], image_id: int) -> set[int]:
@@ -63,7 +62,7 @@ def linked_elsewhere(session: Session, annotations: Sequence[int], image_id: int
     return {
         int(row[0])
         for hql in _ELSEWHERE
-        for row in _rows(
+        for row in rows_of(
             session, hql, annotations, shareable=SHAREABLE, **({"image": image_id} if ":image" in hql else {})
         )
     }
@@ -73,15 +72,10 @@ def bearing(session: Session, images: Sequence[int]) -> list[int]:
     """Those of our derived images that bear annotations or ROIs of people: comments, tags, ratings, files, outlines."""
     found: set[int] = set()
     for hql in _ADDED:
-        for image, told in _rows(session, hql, images):
-            if not _begins(told, "mxbridge/") and not _begins(told, OWN) and not _begins(told, _OF_IMPORTS):
+        for image, told in rows_of(session, hql, images):
+            if not any(_begins(told, start) for start in (OWN_NAMESPACES, OWN, _OF_IMPORTS)):
                 found.add(int(image))
     return sorted(found)
-
-
-def _rows(session: Session, hql: str, ids: Sequence[int], **more: Any) -> Iterator[tuple[Any, ...]]:
-    for page in pages(sorted(set(ids))):
-        yield from session.rows(hql, ids=page, **more)
 
 
 def _begins(text: Any, start: str) -> bool:

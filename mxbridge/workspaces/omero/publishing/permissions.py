@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mxbridge.workspaces.omero.find import pages
+from mxbridge.workspaces.omero.find import pages, rows_of
 
 if TYPE_CHECKING:
     from mxbridge.workspaces.omero.sessions.connection import Session
@@ -39,5 +39,5 @@ def refused(session: Session, images: Sequence[int], *, as_owner: bool) -> str |
 def owners(session: Session, images: Sequence[int]) -> list[str]:
     """Names of all other users whose these images are."""
     hql = "select i.details.owner.omeName from Image i where i.id in (:ids)"
-    names = {str(row[0]) for page in pages(list(images)) for row in session.rows(hql, ids=page)}
+    names = {str(name) for (name,) in rows_of(session, hql, images)}
     return sorted(names - {session.user_name})

@@ -24,7 +24,7 @@ from mxbridge.workspaces.omero.publishing.marker import (
     read_markers,
 )
 from mxbridge.workspaces.omero.publishing.marks import CLIENT, DERIVED, OWN, REPLACED, RESULT, VALUES, derived_text
-from mxbridge.workspaces.omero.publishing.parts import NewFile, Parts
+from mxbridge.workspaces.omero.publishing.parts import Parts
 from mxbridge.workspaces.omero.publishing.peoples import bearing
 from mxbridge.workspaces.omero.publishing.standing import values_now
 from mxbridge.workspaces.omero.publishing.sweep import part_prefix, strays
@@ -144,7 +144,7 @@ class Plan:
             else:
                 self._leave("Annotation", [part.annotation])
                 self._leave("OriginalFile", [part.file])
-        return (*stay, *(_file_part(f, annotations[f.slot]) for f in new.values()))
+        return (*stay, *(FilePart.of(f, annotations[f.slot]) for f in new.values()))
 
     def _values(self, kept: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
         before = self._before.values
@@ -187,7 +187,7 @@ class Plan:
         self._commit.rois_off += [roi for roi in going if roi not in set(edited)]
         self._leave("Roi", self._commit.rois_off)
         for made in self._parts.rois:
-            self._commit.rois += [(i, f"{OWN}{made.key} {h}") for i, h in zip(made.ids, made.hashes, strict=True)]
+            self._commit.rois |= {i: f"{OWN}{made.key} {h}" for i, h in zip(made.ids, made.hashes, strict=True)}
         return (*stay, *(RoisPart(made.key, made.ids) for made in self._parts.rois))
 
     def _images(self, maps: Iterable[int], kept: Collection[str]) -> tuple[ImagePart, ...]:
@@ -234,7 +234,3 @@ class Plan:
 
 def _number(marker: Marker) -> int:
     return marker.id or 0
-
-
-def _file_part(file: NewFile, annotation: int) -> FilePart:
-    return FilePart(file.slot, annotation, file.file, file.ns, file.name, file.check, file.keys, file.columns)

@@ -180,6 +180,8 @@ class Publication:
         if not may and (results.measurements or results.objects or results.image_values or results.class_changes):
             plan.skip(f"values, tables and labels: {self._session.user_name} may not annotate {self._info}")
         home = find_home(self._session, self._info, beside=self._options.beside) if parts.images else None
+        if home is not None and home.note:
+            parts.notes.append(home.note)
         marker = plan.commit(token, earlier, kept, may, home, told_of_model(results) if results.provenance else {})
         self.markers = [m for m in self.markers if m.id not in {e.id for e in earlier}]
         finished = self._finish(marker)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from mxbridge.workspaces.omero.find import pages
+from mxbridge.workspaces.omero.find import rows_of
 from mxbridge.workspaces.omero.publishing.marker import Marker, ValuesPart
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def values_now(session: Session, part: ValuesPart) -> Literal["ours", "edited", 
 
 def _attached(session: Session, marker: Marker) -> dict[int, int]:
     """Files by annotation, as they are now."""
-    wanted = pages(sorted(f.annotation for f in marker.files))
-    return {int(a): int(f) for page in wanted for a, f in session.rows(_FILES, ids=page)}
+    return {int(a): int(f) for a, f in rows_of(session, _FILES, [f.annotation for f in marker.files])}
 
 
 def _all(session: Session, hql: str, ids: Iterable[int], **more: int) -> bool:
@@ -85,4 +84,4 @@ def _all(session: Session, hql: str, ids: Iterable[int], **more: int) -> bool:
 
 
 def _found(session: Session, hql: str, ids: Iterable[int], **more: int) -> set[int]:
-    return {int(row[0]) for page in pages(sorted(set(ids))) for row in session.rows(hql, ids=page, **more)}
+    return {int(row[0]) for row in rows_of(session, hql, ids, **more)}

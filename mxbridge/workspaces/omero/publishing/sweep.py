@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mxbridge.errors import OutputError
-from mxbridge.workspaces.omero.find import pages
+from mxbridge.workspaces.omero.find import pages, rows_of
 from mxbridge.workspaces.omero.objects.roi_parts import edited_rois
 from mxbridge.workspaces.omero.publishing.marker import LEFT_KINDS, Marker
 from mxbridge.workspaces.omero.publishing.marks import (
@@ -47,9 +47,8 @@ def sweep_pending(session: Session, image_id: int, group_id: int, token: str = "
     attached = _attached(session, found["OriginalFile"])
     pending = set(found["Annotation"])
     found["OriginalFile"] = [f for f in found["OriginalFile"] if attached.get(f, set()) <= pending]
-    delete_all(
-        session, {"Annotation": found.pop("Annotation")}, image_id, group_id
-    )  # by which who still sends it knows
+    # annotations first: by their end, who still sends the rest knows
+    delete_all(session, {"Annotation": found.pop("Annotation")}, image_id, group_id)
     delete_all(session, found, image_id, group_id)
 
 
@@ -89,12 +88,12 @@ def _delete(session: Session, kind: str, ids: Sequence[int], image_id: int, grou
 
 
 def _unlink(session: Session, annotations: Iterable[int], image_id: int, group_id: int) -> None:
-    hql = "select l.id from ImageAnnotationLink l where l.child.id in (:ids) and l.parent.id = :image"
-    links = [
-        int(row[0])
-        for page in pages(sorted(annotations))
-        for row in session.rows(f"{hql} and l.details.owner.id = :me", ids=page, image=image_id, me=session.user_id)
-    ]
+    hql = (
+        "select l.id from ImageAnnotationLink l where l.child.id in (:ids) and l.parent.id = :image "
+        "and l.details.owner.id = :me"
+    )
+    rows = rows_of(session, hql, annotations, image=image_id, me=session.user_id)
+    links = [int(row[0]) for row in rows]
     session.delete("ImageAnnotationLink", links, group_id, keep=("Annotation",))
 
 
@@ -170,9 +169,7 @@ def finish_left(session: Session, marker: Marker, group_id: int) -> Marker | Non
 def _attached(session: Session, files: Sequence[int]) -> dict[int, set[int]]:
     """Annotations by the file that they attach."""
     found: dict[int, set[int]] = {}
-    for page in pages(files):
-        for annotation, file in session.rows(
-            "select a.id, f.id from FileAnnotation a join a.file f where f.id in (:ids)", ids=page
-        ):
-            found.setdefault(int(file), set()).add(int(annotation))
+    hql = "select a.id, f.id from FileAnnotation a join a.file f where f.id in (:ids)"
+    for annotation, file in rows_of(session, hql, files):
+        found.setdefault(int(file), set()).add(int(annotation))
     return found

@@ -132,6 +132,16 @@ class Place:
         return f"omero:{where}/{self.images}{'?' if query else ''}{query}"
 
 
+def names_server(text: str) -> bool:
+    """Whether an address says on which server its images are."""
+    return "/" in text.partition("?")[0]
+
+
+def place_of(text: str, server: str | None = None, *, user: str | None = None, group: str | None = None) -> Place:
+    """What an address names; where it names no server, on that of :func:`server_of`. Raises UsageError."""
+    return Place.parse(text, None if names_server(text) else server_of(server, user=user, group=group))
+
+
 def parse_images(text: str) -> tuple[str, tuple[int, ...]]:
     """``dataset:5`` or ``image:1,2``, each id once. Raises UsageError."""
     kind, _, numbers = text.strip().partition(":")

@@ -27,6 +27,10 @@ LOST = frozenset(
 )
 """After one of these, nothing works on that session any more; a new one may."""
 
+CUT = "SSL protocol error during"
+"""What OpenSSL 3 says of a connection that ended without a farewell (of a server that was killed); Ice takes it for a broken
+protocol."""
+
 UNREACHABLE = frozenset(
     ("ConnectFailedException", "ConnectionRefusedException", "DNSException", "ConnectTimeoutException")
 )
@@ -59,7 +63,8 @@ def kinds(error: BaseException) -> set[str]:
 
 def is_lost(error: BaseException) -> bool:
     """Whether the session is gone: work on it can only begin anew, on another one."""
-    return bool(kinds(error) & LOST)
+    found = kinds(error)
+    return bool(found & LOST) or ("ProtocolException" in found and CUT in said(error))
 
 
 def is_busy(error: BaseException) -> bool:
@@ -95,7 +100,7 @@ def as_people_say(error: BaseException, where: str) -> MxbridgeError:
         return error
     found, text = kinds(error), said(error)
     told: MxbridgeError
-    if found & LOST:
+    if is_lost(error):
         told = SessionLost(f"{where}: the OMERO server went away ({text})", hint="Run the same command again to go on")
     elif "SecurityViolation" in found:
         told = OutputError(

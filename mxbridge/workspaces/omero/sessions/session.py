@@ -78,17 +78,13 @@ class Sessions:
 
         Raises SourceError (nobody answers, nobody may log in), SessionLost, and what :func:`as_people_say` makes of others.
         """
-        session = self._take()
         try:
-            yield session
+            with self._taken() as session:
+                yield session
         except Exception as error:
-            if is_lost(error):
-                self._throw_away(session)
             if is_foreign(error):
                 raise as_people_say(error, self.server.name) from error
             raise
-        finally:
-            self._leave(session)
 
     def attempt(self, what: str, work: Callable[[Session], T]) -> T:
         """``work(session)``, from its start on another session when that was lost, and again when the server was busy.
@@ -180,9 +176,15 @@ class Sessions:
             return others
 
     def _once(self, work: Callable[[Session], T]) -> T:
+        with self._taken() as session:
+            return work(session)
+
+    @contextmanager
+    def _taken(self) -> Iterator[Session]:
+        """A session while the block lasts, thrown away where the block finds it lost. Errors are those of the client."""
         session = self._take()
         try:
-            return work(session)
+            yield session
         except Exception as error:
             if is_lost(error):
                 self._throw_away(session)
@@ -254,9 +256,7 @@ class Sessions:
                 f"the connection to {self.server.name} is not encrypted ({scheme}://): who is in between can read it"
             )
         self._was_open = True
-        for (
-            key
-        ) in self._left_open:  # a connection that broke leaves its session and all that it holds open at the server
+        for key in self._left_open:  # of broken connections: the server still has them, and all that they hold
             with suppress(Exception):
                 session.end_session(key)
         self._left_open.clear()
