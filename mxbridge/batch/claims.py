@@ -11,7 +11,25 @@ from filelock import FileLock, Timeout
 
 from mxbridge.errors import UsageError
 from mxbridge.formats.atomic import make_folder, output_error
-from mxbridge.runs import digest
+from mxbridge.runs import digest, new_run_id
+
+CLAIMS = "claims"
+"""Folder of lock files beside the ledgers."""
+
+
+def locked(path: Path, *, wait: bool = False) -> FileLock | None:
+    """The lock file ``path``, held from now on; None where another process holds it. wait: until that one is done.
+
+    Raises OutputError where the folder's file system has no locks.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError) as error:
+        raise output_error(path.parent, error if isinstance(error, OSError) else OSError(str(error))) from error
+    return lock
 
 
 @contextmanager
@@ -21,49 +39,24 @@ def claimed(folder: Path, key: str) -> Iterator[bool]:
     Raises OutputError where the folder's file system has no locks.
     """
     make_folder(folder)
-    lock = FileLock(folder / f"{digest(['claim', key])}.lock")
+    lock = locked(folder / f"{digest(['claim', key])}.lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    except (OSError, NotImplementedError) as error:
-        raise output_error(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
-    try:
-        yield True
+        yield lock is not None
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 @contextmanager
 def waited_for(folder: Path, key: str) -> Iterator[None]:
     """Hold what ``key`` stands for, after whoever has it. Raises OutputError."""
     make_folder(folder)
-    lock = FileLock(folder / f"{key}.lock")
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise output_error(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
+    lock = locked(folder / f"{key}.lock", wait=True)
     try:
         yield
     finally:
-        lock.release()
-
-
-def is_claimed(folder: Path, key: str) -> bool:
-    """Whether a living process has it just now; nothing is made to find out."""
-    path = folder / f"{digest(['claim', key])}.lock"
-    if not path.exists():
-        return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except (OSError, NotImplementedError):
-        return False
-    lock.release()
-    return False
+        if lock is not None:
+            lock.release()
 
 
 def shard_of(key: str, shard: tuple[int, int] | None) -> bool:
@@ -99,3 +92,10 @@ def runner_name(environment: Mapping[str, str] | None = None) -> str:
     name = f"array-{task}" if task.isdigit() else platform.node().split(".")[0]
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).strip("-._")
     return plain[:48] or "runner"
+
+
+def refit_word(environment: Mapping[str, str] | None = None) -> str:
+    """What one request to find factors anew is called: the same for all tasks of a Slurm array."""
+    known = os.environ if environment is None else environment
+    array = known.get("SLURM_ARRAY_JOB_ID", "")
+    return f"found anew, asked for by {f'array job {array}' if array else f'run {new_run_id()}'}"

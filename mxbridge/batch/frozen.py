@@ -12,14 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mxbridge.batch.claims import waited_for
+from mxbridge.batch.claims import CLAIMS, waited_for
 from mxbridge.batch.ledger import FrozenRow, Ledgers
 from mxbridge.batch.verbs import OpenTask
 from mxbridge.errors import BrokenFile, MxbridgeError
 from mxbridge.image import LocalImage
-from mxbridge.models.normalization import FEW, FEW_PIXELS, NO_SIGNAL, Normalization, fit
+from mxbridge.models.normalization import NO_SIGNAL, Details, Normalization, fit, pooled
 from mxbridge.runs import now
 from mxbridge.workspaces.base import Workspace
 
@@ -107,7 +105,7 @@ class FrozenFactors:
             details = dict(self._measured(task, workspace, chosen, wanted, tell))
             if not details:
                 return None  # each image says by itself what is wrong with it
-            found = _pooled(details, task.quantile(workspace))
+            found = pooled(details, task.quantile(workspace))
             if wanted <= set(before) and all(found.flags.get(m) == NO_SIGNAL for m in wanted):
                 return None  # still none of them has any signal: nothing new to say
             joined = _joined(self.of(task, workspace), found)
@@ -152,7 +150,7 @@ class FrozenFactors:
 
     @contextmanager
     def _alone(self, cohort: str) -> Iterator[None]:
-        with waited_for(self.ledgers.folder / "claims", f"normalization-{cohort[:12]}"):
+        with waited_for(self.ledgers.folder / CLAIMS, f"normalization-{cohort[:12]}"):
             self.reload()
             self.ledgers.refresh()
             yield
@@ -167,23 +165,6 @@ class FrozenFactors:
         if workspace is not None:
             self.file(task, workspace)
         return row
-
-
-Details = dict[str, dict[str, float]]
-"""Of one image: foreground pixels and their quantile, by marker."""
-
-
-def _pooled(details: Mapping[str, Details], quantile: float) -> Normalization:
-    """As :func:`mxbridge.models.normalization.fit` pools images: the mean over those in which a marker has signal."""
-    markers = dict.fromkeys(m for rows in details.values() for m in rows)
-    values = {m: [r[m]["quantile"] for r in details.values() if m in r and "quantile" in r[m]] for m in markers}
-    pixels = {m: sum(int(r[m]["foreground_px"]) for r in details.values() if m in r) for m in markers}
-    return Normalization(
-        factors={m: float(np.mean(v)) if v else 1.0 for m, v in values.items()},
-        quantile=quantile,
-        flags={m: FEW_PIXELS if n else NO_SIGNAL for m, n in pixels.items() if n < FEW},
-        details=dict(details),
-    )
 
 
 def drift(own: Mapping[str, float], frozen: Mapping[str, float]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from mxbridge.batch.limits import Window, parse_time
 from mxbridge.batch.verbs import VERBS, TaskSpec, Verb, options_of
 from mxbridge.errors import UsageError
 from mxbridge.workspaces.omero.objects.cell_sources import CellSource
-from mxbridge.workspaces.omero.sessions.address import Place, parse_images
+from mxbridge.workspaces.omero.sessions.address import Place, Server
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 """Of jobs, sources and tasks: they become names of folders and files."""
@@ -145,10 +145,7 @@ class OmeroSource(SourceBase):
     @field_validator("omero")
     @classmethod
     def _names_images(cls, value: str) -> str:
-        whole = "/" in value.partition("?")[0]
-        _understood(
-            value if whole else value.removeprefix("omero:").partition("?")[0], Place.parse if whole else parse_images
-        )
+        _understood(value, lambda text: Place.parse(text, Server("named elsewhere")))
         return value
 
     @field_validator("labels")

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from mxbridge.batch.claims import locked
 from mxbridge.errors import BrokenFile, Locked, MxbridgeError, OutputError, UsageError
 from mxbridge.formats.atomic import PART_SUFFIX, fsync_folder, make_folder, output_error
 
@@ -253,8 +254,8 @@ class Ledgers:
         """Take in what all runners have written since. Raises BrokenFile."""
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             if path not in self._open:
-                ours = self.own is not None and path == self.own.path
-                self._open[path] = self.own if ours and self.own is not None else Ledger(path)
+                own = self.own
+                self._open[path] = own if own is not None and path == own.path else Ledger(path)
             rows, self._read[path] = self._open[path].rows(self._read.get(path, 0))
             for row in rows:
                 self._rows[path, row.n] = row
@@ -291,14 +292,8 @@ def _held(folder: Path, runner: str) -> tuple[FileLock, str]:
     """The lock of the first free name. Raises OutputError, Locked."""
     for number in range(1, MOST_RUNNERS):
         name = runner if number == 1 else f"{runner}-{number}"
-        lock = FileLock(folder / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        except (OSError, NotImplementedError) as error:
-            raise output_error(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
-        return lock, name
+        if (lock := locked(folder / f"{name}.lock")) is not None:
+            return lock, name
     raise Locked(f"{folder}: {MOST_RUNNERS} runners called {runner} are at work", hint="Give others with --runner NAME")
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from mxbridge.batch.claims import claimed, shard_of
+from mxbridge.batch.claims import CLAIMS, claimed, shard_of
 from mxbridge.batch.frozen import PASSING, FrozenFactors
 from mxbridge.batch.group_factors import GroupFactors, label
 from mxbridge.batch.job import Job
@@ -27,9 +26,6 @@ from mxbridge.progress import SILENT, Progress
 from mxbridge.results import ImageRef
 from mxbridge.runs import new_run_id
 from mxbridge.tasks.over_images import run_over_images
-
-CLAIMS = "claims"
-"""Folder of lock files beside the ledgers."""
 
 
 @dataclass(frozen=True)
@@ -329,13 +325,15 @@ class Runner:
             factors = self.frozen.file(item.task, item.place.workspace)
         task = item.task.made_for(item.place.workspace, place, factors)
         finished = run_over_images(
-            replace(place, checked=True),
+            replace(place, checked=place.address in self.writable),
             [item.ref],
             task,
             all_named=True,
             publish=item.task.spec.publishes,
             progress=_OfOneImage(self.progress, item, self.told),
         )
+        if item.task.spec.publishes:
+            self.writable.add(place.address)
         for error in finished.errors:
             raise error
         if getattr(item.task.spec.options, "classifiers", False):
@@ -381,7 +379,7 @@ class Runner:
         self.report.warnings.append(text)
         self.progress.warning(text)
 
-    def step(self, what: str) -> Any:
+    def step(self, what: str) -> Callable[[int, int], None]:
         return lambda done, total: self.progress.step(what, done, total)
 
 
@@ -405,13 +403,6 @@ class _OfOneImage(Progress):
 
 def _with_name(item: Item, text: str) -> str:
     return text if item.ref.name in text else f"{item.name}: {text}"
-
-
-def refit_word(environment: Mapping[str, str] | None = None) -> str:
-    """What one request to find factors anew is called: the same for all tasks of a Slurm array."""
-    known = os.environ if environment is None else environment
-    array = known.get("SLURM_ARRAY_JOB_ID", "")
-    return f"found anew, asked for by {f'array job {array}' if array else f'run {new_run_id()}'}"
 
 
 @contextmanager

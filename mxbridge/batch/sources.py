@@ -15,6 +15,7 @@ from mxbridge.results import ImageRef
 from mxbridge.runs import RUNS, digest
 from mxbridge.workspaces import open_workspace
 from mxbridge.workspaces.base import Workspace
+from mxbridge.workspaces.omero.sessions.address import names_server, place_of
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,11 @@ def _files(job: Job, source: FilesSource) -> Address:
 
 
 def _omero(job: Job, source: OmeroSource, tell: Callable[[str], None] | None) -> Address:
-    from mxbridge.workspaces.omero.sessions.address import Place as OmeroPlace
-    from mxbridge.workspaces.omero.sessions.address import server_of
-
+    names_host = names_server(source.omero)
+    if names_host and (source.server or source.user):
+        raise UsageError(f"{source.omero!r} names a server, and so does server or user", hint="Leave one of both away")
     given = {
-        "group": source.group if "/" in source.omero else None,
+        "group": source.group if names_host else None,
         "labels": source.labels,
         "um_per_px": source.um_per_px,
         "plane": source.plane,
@@ -153,11 +154,7 @@ def _omero(job: Job, source: OmeroSource, tell: Callable[[str], None] | None) ->
     }
     usual = {"rois_as": "masks", "large": "auto"}
     options = {name: value for name, value in given.items() if value and value != usual.get(name)}
-    names_host = "/" in source.omero.partition("?")[0]
-    if names_host and (source.server or source.user):
-        raise UsageError(f"{source.omero!r} names a server, and so does server or user", hint="Leave one of both away")
-    server = None if names_host else server_of(source.server, user=source.user, group=source.group)
-    place = OmeroPlace.parse(source.omero, server)
+    place = place_of(source.omero, source.server, user=source.user, group=source.group)
     key = f"omero {place.server.name} {source.plane}"
     return Address(str(place), key, options | {"runs_home": job.runs / RUNS, "tell": tell}, place.kind == "image")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +21,8 @@ from mxbridge.tasks.over_images import ImageTask, Plan
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 from mxbridge.workspaces.with_derived import MadeImage, WithDerived, made_images
 
-Verdict = Literal["done", "to do", "waits", "given up", "cannot", "left out", "elsewhere"]
-"""``waits``: for an earlier task. ``cannot``: planning failed. ``left out``: not made for it. ``elsewhere``: of another runner."""
+Verdict = Literal["done", "to do", "waits", "given up", "cannot", "left out"]
+"""``waits``: for an earlier task. ``cannot``: planning failed. ``left out``: not made for it."""
 
 MOST_DEATHS = 6
 """Attempts that ended with the runner's own death before an image is left alone."""
@@ -29,7 +30,7 @@ MOST_DEATHS = 6
 
 @dataclass(frozen=True)
 class Item:
-    """One task of one image. key: in the ledger. folder: home of its runs."""
+    """One task of one image. key: in the ledger. home: folder of its runs."""
 
     place: Place
     ref: ImageRef
@@ -45,7 +46,8 @@ class Item:
 @dataclass(frozen=True)
 class Look:
     """What is known of an item. why: in words. fingerprint: of its inputs, empty where it is not known yet. row: of the ledger,
-    where it is done. channels: index by marker, of a task that normalises. tries: failed attempts with these inputs."""
+    where it is done. channels: index by marker, of a task that normalises. tries: failed attempts with these inputs; deaths:
+    such that ended with the runner's own."""
 
     item: Item
     verdict: Verdict
@@ -105,10 +107,9 @@ class Survey:
             plan = task.plan(place.pull(item.ref, task.cell_kind))
             return self._judged(item, task, plan, place)
         except NotApplicable as error:
-            named = item.place.named
-            return Look(
-                item, "cannot" if named else "left out", error.message if not named else str(error), error=error
-            )
+            if item.place.named:
+                return Look(item, "cannot", str(error), error=error)
+            return Look(item, "left out", error.message, error=error)
         except MxbridgeError as error:
             return Look(item, "cannot", str(error), error=error)
 
@@ -129,27 +130,27 @@ class Survey:
         rows = self.ledgers.of(item.key)
         same = [row for row in rows if row.fingerprint == fingerprint]
         done = [row for row in same if row.state == "done"]
-        about = {"fingerprint": fingerprint, "channels": channels}
+        look = partial(Look, item, fingerprint=fingerprint, channels=channels)
         if not fingerprint:
-            return Look(item, "to do", "new" if not rows else "factors are to be found first", **about)  # type: ignore[arg-type]
+            return look("to do", "new" if not rows else "factors are to be found first")
         for row in reversed(done):
             gone = self._gone(item, row)
             if not gone:
-                return Look(item, "done", "", row=row, **about)  # type: ignore[arg-type]
+                return look("done", "", row=row)
         if done:
-            return Look(item, "to do", gone, **about)  # type: ignore[arg-type]
+            return look("to do", gone)
         failed = [row for row in same if row.state == "failed"]
         deaths = sum(row.state == "begun" for row in same)
-        known = {**about, "tries": len(failed), "deaths": deaths}
+        look = partial(look, tries=len(failed), deaths=deaths)
         if (stop := self._given_up(failed, deaths)) and not self.retry:
-            return Look(item, "given up", stop, **known)  # type: ignore[arg-type]
+            return look("given up", stop)
         if failed:
             why = f"failed before: try {len(failed) + 1} of {self.job.limits.tries}"
         elif deaths or any(row.state == "cut off" for row in same):
             why = "was cut off"
         else:
             why = "changed" if any(row.state == "done" for row in rows) else "new"
-        return Look(item, "to do", why, **known)  # type: ignore[arg-type]
+        return look("to do", why)
 
     def _fingerprint(self, item: Item, task: ImageTask, plan: Plan, place: Workspace) -> str:
         """Nothing where frozen factors are still to be found."""

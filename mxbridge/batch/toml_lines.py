@@ -31,6 +31,9 @@ class _Scanner:
     lines: dict[Path, int] = field(default_factory=dict)
     arrays: dict[Path, int] = field(default_factory=dict)
     """Number of tables so far, by path of the array of tables."""
+    line: int = 1
+    counted: int = 0
+    """Up to where lines are counted."""
 
     def __post_init__(self) -> None:
         while self._skip_blank():
@@ -62,7 +65,10 @@ class _Scanner:
         return place
 
     def _line(self) -> int:
-        return self.text.count("\n", 0, self.at) + 1
+        """Counted on from where it was asked last, so that long texts take no longer for each of their lines."""
+        self.line += self.text.count("\n", self.counted, self.at)
+        self.counted = self.at
+        return self.line
 
     def _takes(self, what: str) -> bool:
         self._skip_spaces()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
@@ -44,6 +44,10 @@ def _some(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names), AfterValidator(_some)]
 NeededNames = Annotated[tuple[str, ...], BeforeValidator(_names), Field(min_length=1)]
 Before = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
+Statistics = Annotated[
+    Literal["tile", "slide"] | None, AfterValidator(lambda word: "window" if word == "tile" else word)
+]
+"""In the command's words."""
 
 
 class TaskFields(BaseModel):
@@ -66,7 +70,8 @@ class TaskFields(BaseModel):
 class Verb:
     """One kind of task. options: its class. also: other names of settings. makes_channels: whether later tasks see what it made.
 
-    several: takes several models. makes: of ``workspaces.base.MADE``. needs: names that must be there.
+    several: takes several models. makes: of ``workspaces.base.MADE``. needs: names that must be there. more: settings that are no
+    options, or are not written as the option is.
     """
 
     do: str
@@ -83,7 +88,7 @@ class Verb:
         """What a ``[[task]]`` may say."""
         hints = get_type_hints(self.options)
         found: dict[str, Any] = {"model": (Names if self.several else str | None, None), **self.more}
-        for one in fields(self.options):
+        for one in (one for one in fields(self.options) if one.name not in self.more):
             kind = Names if get_origin(hints[one.name]) is tuple else hints[one.name] | None
             found[one.name] = (kind, None)
         found |= dict.fromkeys(self.needs, (NeededNames, ...))
@@ -113,6 +118,7 @@ VERBS: dict[str, Verb] = {
                 "size_threshold": "size",
             },
             makes=("channels", "objects"),
+            more={"statistics": (Statistics, None)},
         ),
         Verb("qc", QcOptions, {"marker": "markers"}, several=True, needs=("model",)),
     )
@@ -151,8 +157,6 @@ def options_of(verb: Verb, given: TaskFields, folder: Path) -> tuple[Any, tuple[
     Raises UsageError.
     """
     chosen = {one.name: value for one in fields(verb.options) if (value := getattr(given, one.name)) is not None}
-    if verb.do == "translate" and chosen.get("statistics") == "tile":
-        chosen["statistics"] = "window"  # the command's word for it
     for name, value in chosen.items():
         if isinstance(value, Path):
             chosen[name] = folder / value.expanduser()

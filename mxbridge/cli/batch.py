@@ -106,10 +106,10 @@ def run(
     progress: options.ProgressOption = options.ProgressKind.text,
 ) -> None:
     """Do what is to be done. Killed at any moment, it goes on; two runners never do one image twice."""
-    from mxbridge.batch.claims import parse_shard, runner_name
+    from mxbridge.batch.claims import parse_shard, refit_word, runner_name
     from mxbridge.batch.job import load_job
     from mxbridge.batch.limits import parse_time
-    from mxbridge.batch.runner import Request, refit_word, run_job
+    from mxbridge.batch.runner import Request, run_job
 
     if until is not None:
         parse_time(until)

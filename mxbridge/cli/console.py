@@ -173,7 +173,7 @@ def shown(text: str) -> str:
 
 
 def _harmless(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+    return "\n".join(map(shown, text.split("\n")))
 
 
 def _plain(value: Any) -> Any:

@@ -88,11 +88,8 @@ class Places:
 
     def _sources(self) -> dict[str, Any]:
         """For ``open_source``: names are for listing, and what was left as usual does not speak for a kind of place."""
-        return {
-            name: value if name in self.given else None if name in OMERO_ONLY else value
-            for name, value in self.values.items()
-            if name != "image"
-        }
+        idle = OMERO_ONLY - self.given
+        return {name: None if name in idle else value for name, value in self.values.items() if name != "image"}
 
 
 def takes_places(

@@ -71,7 +71,7 @@ def open_source(
 def _open_omero(images: str, common: dict[str, Any], told: dict[str, Any]) -> Workspace:
     """What can be seen to be wrong without a server is said before one is asked."""
     from mxbridge.workspaces import open_workspace
-    from mxbridge.workspaces.omero.sessions.address import Place, server_of
+    from mxbridge.workspaces.omero.sessions.address import names_server, place_of
 
     if "rois_as" in told and "rois" not in told:
         raise UsageError(
@@ -79,15 +79,14 @@ def _open_omero(images: str, common: dict[str, Any], told: dict[str, Any]) -> Wo
         )
     if "cache_size" in told:
         told["cache_size"] = _bytes(told["cache_size"])
-    place = images.removeprefix("omero:")
-    if "/" in place.partition("?")[0]:
-        if "server" in told:
-            raise UsageError("--omero names a server already", hint="Leave --server out")
-        Place.parse(place)
-    else:
-        Place.parse(place, server_of(told.get("server"), user=told.get("user"), group=told.get("group")))
+    if "server" in told and names_server(images):
+        raise UsageError("--omero names a server already", hint="Leave --server out")
+    place_of(images, told.get("server"), user=told.get("user"), group=told.get("group"))
     return open_workspace(
-        f"omero:{place}", tell=console.note, **common, **{CALLED.get(k, k): v for k, v in told.items()}
+        f"omero:{images.removeprefix('omero:')}",
+        tell=console.note,
+        **common,
+        **{CALLED.get(k, k): v for k, v in told.items()},
     )
 
 

@@ -31,8 +31,7 @@ def say_plans(
 ) -> None:
     """``--dry-run``. document: what JSON says besides the images, None for text. row: what is told of a plan, ``notes`` among it;
     what: that in a few words. publish: tell what publishing would do, too. last: lines below all images. makes: what the task
-    makes (of ``workspaces.base.MADE``). Raises SomeImagesFailed,
-    or the images' own error where none can be done."""
+    makes (of ``workspaces.base.MADE``). Raises SomeImagesFailed, or the images' own error where none can be done."""
     from mxbridge.tasks.over_images import leave_out, plan_images, telling
 
     plans, failed = plan_images(workspace, refs, task)
@@ -97,9 +96,9 @@ def say_where(finished: Finished, publish: bool, *, files: str, results: str, mo
         console.out.print(f"{files}: {run.path.resolve()}", markup=False)
     if not publish or finished.errors:
         return
-    if run.address.endswith(".qpproj"):
+    if run.is_of_project:
         console.out.print(f"{results} in {run.address}", markup=False)
-    elif run.address.startswith("omero:"):
+    elif run.is_of_server:
         from mxbridge.workspaces.omero.sessions.address import Place
 
         place = Place.parse(run.address)

@@ -23,6 +23,9 @@ FEW = 1000
 """With fewer foreground pixels than this the 0.999 quantile is the brightest pixel: the factor is flagged."""
 LARGEST_FILE = 64 * 1024**2
 
+Details = dict[str, dict[str, float]]
+"""Of one image, by marker: number of foreground pixels, and their quantile where there are any."""
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -39,7 +42,7 @@ class Normalization:
     mode: Mode = "pooled"
     per_image: dict[str, dict[str, float]] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
-    details: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    details: dict[str, Details] = field(default_factory=dict)
 
     def for_image(self, image_id: str, markers: Sequence[str]) -> list[float]:
         """Factors of ``markers`` for one image. Raises UnknownName."""
@@ -114,30 +117,32 @@ def fit(
     """
     if not 0 < quantile <= 1:
         raise UsageError(f"a quantile of {quantile} is not possible", hint="Give a number above 0 and at most 1")
-    details: dict[str, dict[str, dict[str, float]]] = {}
-    values: dict[str, list[float]] = {marker: [] for _, _, channels in images for marker in channels}
-    pixels: dict[str, int] = dict.fromkeys(values, 0)
-    per_image: dict[str, dict[str, float]] = {}
+    details: dict[str, Details] = {}
     for done, (image_id, image, channels) in enumerate(images, start=1):
         found = foreground_quantiles(image, list(channels.values()), quantile, readers=readers)
-        details[image_id], per_image[image_id] = {}, {}
+        details[image_id] = {}
         for marker, foreground in zip(channels, found, strict=True):
             details[image_id][marker] = {"foreground_px": foreground.pixels}
-            per_image[image_id][marker] = 1.0
             if foreground.pixels:
                 details[image_id][marker]["quantile"] = foreground.quantile
-                per_image[image_id][marker] = foreground.quantile
-                values[marker].append(foreground.quantile)
-                pixels[marker] += foreground.pixels
         if progress is not None:
             progress(done, len(images))
+    return pooled(details, quantile, mode)
+
+
+def pooled(details: Mapping[str, Details], quantile: float, mode: Mode = "pooled") -> Normalization:
+    """The factors that follow from what each image, by id, says of its markers; one without any signal gets 1 and a flag."""
+    markers = dict.fromkeys(m for rows in details.values() for m in rows)
+    values = {m: [r[m]["quantile"] for r in details.values() if m in r and "quantile" in r[m]] for m in markers}
+    pixels = {m: sum(int(r[m]["foreground_px"]) for r in details.values() if m in r) for m in markers}
+    per_image = {name: {m: row.get("quantile", 1.0) for m, row in rows.items()} for name, rows in details.items()}
     return Normalization(
-        factors={marker: float(np.mean(v)) if v else 1.0 for marker, v in values.items()},
+        factors={m: float(np.mean(v)) if v else 1.0 for m, v in values.items()},
         quantile=quantile,
         mode=mode,
         per_image=per_image if mode == "per-image" else {},
         flags={m: FEW_PIXELS if n else NO_SIGNAL for m, n in pixels.items() if n < FEW},
-        details=details,
+        details=dict(details),
     )
 
 

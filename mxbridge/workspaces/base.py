@@ -113,8 +113,11 @@ class Workspace(ABC):
         """Raise OutputError early, before hours of work, when publish cannot succeed."""
 
     def intentions(self, ref: ImageRef, makes: Collection[str] = MADE) -> tuple[str, ...]:
-        """What publishing results of ``ref`` would do here, as far as it is ``makes`` (of ``MADE``) that a task makes, for ``--dry-run``: one line per thing that people may want to know
-        before (where it goes, what it replaces, what they may not do). Nothing is written. Raises SourceError."""
+        """What publishing results of ``ref`` would do here, for ``--dry-run``: one line per thing that people may want to know
+        before (where it goes, what it replaces, what they may not do). Nothing is written. Raises SourceError.
+
+        makes: the kinds of results (of ``MADE``) that the task makes; of others nothing is said.
+        """
         return ()
 
     def rest(self) -> None:  # noqa: B027 - most places hold nothing

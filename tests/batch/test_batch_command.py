@@ -6,27 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from mxbridge.cli.app import run
 from tests.batch.toy_job import FILES, IMPUTE, QUICK, SCORE, toy_job
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def mxbridge(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MXBRIDGE_MODELS", str(tmp_path / "no models"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = run([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def below(folder: Path) -> list[str]:

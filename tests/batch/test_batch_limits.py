@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxbridge.batch.claims import claimed, parse_shard, runner_name, shard_of
+from mxbridge.batch.claims import claimed, parse_shard, refit_word, runner_name, shard_of
 from mxbridge.batch.limits import Deadline, Window, parse_time
 from mxbridge.errors import UsageError
 from tests.batch.fake_clock import FakeClock
@@ -117,6 +117,12 @@ def test_shards_by_hand() -> None:
 def test_runners_have_names_that_can_be_files() -> None:
     assert runner_name({"SLURM_ARRAY_TASK_ID": "7"}) == "array-7"
     assert runner_name({}).replace("-", "").replace("_", "").replace(".", "").isalnum()
+
+
+def test_all_tasks_of_a_slurm_array_ask_for_the_same_refit() -> None:
+    tasks = [{"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": k} for k in "12"]
+    assert len({refit_word(task) for task in tasks}) == 1
+    assert len({refit_word(task) for task in (tasks[0], {"SLURM_ARRAY_JOB_ID": "10"}, {}, {})}) == 4
 
 
 def test_only_one_has_a_claim(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxbridge.batch.frozen import _pooled, drift, has_drifted
+from mxbridge.batch.frozen import drift, has_drifted
 from mxbridge.image import Channel, LocalImage
-from mxbridge.models.normalization import fit
+from mxbridge.models.normalization import fit, pooled
 
 
 def image(name: str, seed: int, brightness: float) -> LocalImage:
@@ -24,7 +24,7 @@ def test_images_fitted_one_by_one_are_pooled_as_all_together(brightness: list[fl
     images = [(f"{k}", image(f"{k}", k, b), {"a": 0, "b": 1} if k % 2 else {"a": 0}) for k, b in enumerate(brightness)]
     together = fit(images, quantile=0.99)
     details = {name: fit([(name, one, channels)], quantile=0.99).details[name] for name, one, channels in images}
-    assert _pooled(details, 0.99) == together
+    assert pooled(details, 0.99) == together
 
 
 def test_drift_is_a_ratio_both_ways() -> None:

@@ -72,6 +72,13 @@ def test_every_option_of_a_command_is_one_of_its_task(do: str) -> None:
     assert {one.name for one in fields(verb.options)} <= set(verb.fields.model_fields)
 
 
+def test_statistics_have_the_words_of_the_command(tmp_path: Path) -> None:
+    text = '[[source]]\nfiles = "a.tif"\n[[task]]\ndo = "translate"\nstatistics = "%s"\n'
+    found = [load(tmp_path, text % word).tasks[0].options.statistics for word in ("tile", "slide")]  # type: ignore[attr-defined]
+    assert found == ["window", "slide"]
+    assert "should be 'tile' or 'slide'" in str(refused(tmp_path, text % "window"))
+
+
 SOURCE, TASK = '[[source]]\nfiles = "a.tif"\n', '[[task]]\ndo = "score"\n'
 
 

@@ -19,6 +19,7 @@ from mxbridge.errors import InputError, OutputError, SomeImagesFailed, SourceErr
 from mxbridge.formats.cell_tables import read_cell_table
 from mxbridge.models.normalization import Normalization
 from mxbridge.tasks.over_images import run_over_images
+from mxbridge.workspaces.files import FilesWorkspace
 from tests.batch.fake_clock import FakeClock
 from tests.batch.toy_job import FILES, IMPUTE, QUICK, SCORE, Heard, night, toy_job, write_image
 
@@ -165,6 +166,25 @@ def test_what_will_not_pass_is_tried_once(tmp_path: Path, monkeypatch: pytest.Mo
     write_image(tmp_path / "images", "north", 12)  # another image: it may be tried
     night(job)
     assert failing.calls[-1] == "north"
+
+
+def test_whether_results_can_be_published_is_asked_once_and_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = toy_job(tmp_path)
+    asked: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(FilesWorkspace, "check_writable", lambda self: asked.append(self.address))
+        assert len(night(job).done) == 2
+    assert len(asked) == 1
+
+    def refuse(self: FilesWorkspace) -> None:
+        raise OutputError("read-only")
+
+    monkeypatch.setattr(FilesWorkspace, "check_writable", refuse)
+    write_image(tmp_path / "images", "east", 9)
+    assert list(night(job).failed) == ["east, score"]
+    assert not list((tmp_path / "runs" / "score").glob("east*"))
 
 
 def test_on_error_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
-from mxbridge.cli.app import run
 from mxbridge.workspaces.qupath.new import create_project, open_new_image
 
 SIZE, STEP = 192, 24
@@ -56,25 +54,3 @@ def pristine_project(fields: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def project(pristine_project: Path, tmp_path: Path) -> Path:
     """A copy of the project to write to; the path of its .qpproj."""
     return Path(shutil.copytree(pristine_project, tmp_path / "small project ü")) / "project.qpproj"
-
-
-Answer = tuple[int, str, str]
-
-
-@pytest.fixture
-def mxbridge(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Answer]:
-    """Run one command in this process: (exit code, stdout, stderr). The current folder is a temporary one."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MXBRIDGE_MODELS", str(tmp_path / "no models"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> Answer:
-        words: Sequence[str] = [str(a) for a in arguments]
-        capfd.readouterr()
-        code = run(list(words))
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
