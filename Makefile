@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OMERO  := $(VENV)/.omero
+GROOVY := $(VENV)/.groovy
 WHEELS := $(wildcard $(or $(MXBRIDGE_SHARED),../shared)/wheels)
 
 .PHONY: demo test quick lint format bench clean
@@ -12,10 +13,10 @@ demo: $(READY)          ## make a project with simulated slides, score it, say w
 	$(BIN)/mxbridge demo demo --force
 	$(BIN)/mxbridge score --project demo/project.qpproj
 
-test: $(READY) $(OMERO) ## all tests
+test: $(READY) $(OMERO) $(GROOVY) ## all tests
 	$(BIN)/python -m pytest
 
-quick: $(READY) $(OMERO) ## the tests that take seconds
+quick: $(READY) $(OMERO) $(GROOVY) ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(READY)          ## style, types, the rules between rooms
@@ -29,7 +30,6 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY) $(OMERO) ## measurements against the peers (benchmarks/README.md), e.g. BENCH="score --runs 1"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m benchmarks $(BENCH)
 
 $(READY): pyproject.toml constraints.txt
@@ -45,6 +45,15 @@ $(READY): pyproject.toml constraints.txt
 $(OMERO): $(READY) mxbridge/tasks/zeroc_ice_source.py
 	@COLUMNS=1000 $(BIN)/mxbridge doctor --fix omero $(if $(WHEELS),--wheels "$(WHEELS)") 2>&1 | tee $(OMERO).log
 	@tail -n 1 $(OMERO).log > $(OMERO)
+
+# Groovy 4.0.26, as QuPath 0.6 has it, inside a package of the npm registry: the script buttons are run with it. Without npm the
+# tests that need it say so and skip.
+GROOVY_PACKAGE := npm-groovy-lint@16.2.0
+$(GROOVY): $(READY)
+	@mkdir -p $(VENV)/groovy
+	@(cd $(VENV)/groovy && npm pack --silent $(GROOVY_PACKAGE) > packed && tar -xzf "$$(cat packed)" && rm "$$(cat packed)") \
+	  || echo "No Groovy: the tests of the script buttons skip (npm could not fetch $(GROOVY_PACKAGE))."
+	@touch $(GROOVY)
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mxbridge.errors import UsageError
 from mxbridge.formats.atomic import write_atomically
 
 PER_INPUT, TALLEST = 0.19, 400.0
@@ -18,15 +17,11 @@ BAR, DOT = "#9ebcda", "#4d4d4d"
 def draw_importance(table: pd.DataFrame, pairs: pd.DataFrame, path: Path) -> None:
     """table, pairs: as :class:`~mxbridge.tasks.importance.ImportanceTask` makes them. One row of two panels per target.
 
-    Raises UsageError where matplotlib is not installed, OutputError.
+    Raises OutputError.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(
-            "plots need matplotlib, which is not installed", hint="pip install 'mxbridge[train]'"
-        ) from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     every = list(dict.fromkeys(zip(table["target"], table["model"], strict=True)))
     row = max(3.4, PER_INPUT * table["input"].nunique() + 1.2)
     targets = every[: max(1, int(TALLEST / row))]

@@ -37,10 +37,11 @@ REQUIRED = (
     "rasterio",
     "pyarrow",
     "pandas",
+    "matplotlib",
+    "jinja2",
 )
 OPTIONAL = {
     "captum": ("train", "attribution"),
-    "matplotlib": ("train", "curves and pictures"),
     "openslide": ("slides", "other slide formats"),
     "anndata": ("h5ad", "AnnData tables"),
     "paquo": ("paquo", "real QuPath as judge"),

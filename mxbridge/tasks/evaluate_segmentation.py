@@ -37,7 +37,6 @@ ALGORITHM = "evaluate segmentation 1"
 PICTURE = "percent positive.png"
 RADIUS_PX = 10.0
 """Of the paper that introduced DeepLIIF, at 0.25 µm per pixel."""
-NO_MATPLOTLIB = "no pictures: they need matplotlib (pip install 'mxbridge[train]')"
 
 
 @dataclass(frozen=True)
@@ -151,8 +150,7 @@ class _Work:
         run = self.run
         with run.making():
             tables.write(run.path)
-            if note := _draw(tables, run.path / PICTURE):
-                self.progress.note(note)
+            _draw(tables, run.path / PICTURE)
         run.finished = None if errors else now()
         run.save()
         return Finished(run, len(rows), 0, tuple(errors)), tables
@@ -195,12 +193,8 @@ class _Work:
         return self.cases[max(names, key=len)] if names else channel
 
 
-def _draw(tables: SegmentationTables, path: Path) -> str:
-    """Write the picture; why there is none."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return NO_MATPLOTLIB
+def _draw(tables: SegmentationTables, path: Path) -> None:
+    """Write the picture."""
     from mxbridge.report.agreement_plot import bland_altman
 
     by_method = {
@@ -211,4 +205,3 @@ def _draw(tables: SegmentationTables, path: Path) -> str:
     make_folder(path.parent)
     with write_atomically(path) as part:
         figure.savefig(part, format="png", metadata={"Software": None})
-    return ""

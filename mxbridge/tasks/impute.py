@@ -25,7 +25,7 @@ from mxbridge.tasks.imputing.input_warnings import judge_inputs
 from mxbridge.tasks.imputing.named_channels import named
 from mxbridge.tasks.imputing.one_image import Settings, StepFound, Tell, impute_image, streams_of
 from mxbridge.tasks.imputing.open_models import COMPAT
-from mxbridge.tasks.imputing.spread_report import NO_PICTURE, can_draw, spread_files, write_spread_report
+from mxbridge.tasks.imputing.spread_report import SPREAD_FILES, write_spread_report
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 
@@ -195,7 +195,6 @@ class ImputeTask:
             counts={"cells": 0 if cells is None else len(cells), "markers": sum(len(s.targets) for s in steps)},
             warnings=(*pulled.all_warnings, *told, *_missing(steps, self._given_up), *self._about_spread()),
             notes=tuple(_about(steps, self.targets, self._given_up))
-            + ((NO_PICTURE,) if self._spread_records() and not can_draw() else ())
             + (() if cells is not None else ("no cells: only channels are made",)),
         )
 
@@ -318,7 +317,7 @@ class ImputeTask:
 
     def is_finished(self, run: Run) -> bool:
         wanted = ["cells.parquet", "cells.csv"] if any(i.counts.get("cells") for i in _done(run)) else []
-        wanted += spread_files() if self._spread_records() else ()
+        wanted += SPREAD_FILES if self._spread_records() else ()
         return all((run.path / name).is_file() for name in wanted)
 
     def finish(self, run: Run) -> None:

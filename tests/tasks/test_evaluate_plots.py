@@ -7,9 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
-
-pytest.importorskip("matplotlib")
 
 from mxbridge.report import plots
 from mxbridge.tasks.evaluating.peer_tables import write_peer_tables

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,23 +225,6 @@ def test_a_spread_shown_against_the_error_is_called_uncertainty(load, engine, wo
     (finished.run.path / "spread.png").unlink()
     assert impute(workspace(), [model], engine, options("KI67", uncertainty=True)).computed == 0
     assert (finished.run.path / "spread.png").is_file()
-
-
-def test_without_matplotlib_there_is_the_table(load, engine, workspace, monkeypatch) -> None:
-    table = SpreadTable("six views")
-    table.add([0.1, 0.2, 0.3], [0.1, 0.2, 0.3])
-    model = load(("DAPI", "CD8"), ("KI67",), validation={"spread": {"KI67": table.record()}})
-    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
-        monkeypatch.setitem(sys.modules, name, None)
-    wanted = options("KI67", uncertainty=True)
-    finished = impute(workspace(), [model], engine, wanted)
-    assert (finished.run.path / "spread.csv").is_file()
-    assert not (finished.run.path / "spread.png").exists()
-    before = (finished.run.path / "run.json").read_bytes()
-    impute(workspace(), [model], engine, wanted)
-    assert (finished.run.path / "run.json").read_bytes() == before
-    plan = ImputeTask((model,), engine, wanted).plan(workspace().pull(workspace().list()[0]))
-    assert any("mxbridge[train]" in note for note in plan.notes)
 
 
 def test_a_spread_that_does_not_follow_the_error_is_told(load, engine, workspace) -> None:

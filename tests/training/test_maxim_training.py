@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -372,10 +371,3 @@ def test_half_precision_where_the_cpu_can():
         precision="bf16",
     )
     assert done.steps == 4 and 0 < done.history[-1]["mae"] < 0.2
-
-
-def test_pictures_need_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UsageError, match=r"pip install 'mxbridge\[train\]'"):
-        trained(tmp_path / "a.safetensors")
-    assert not list(tmp_path.iterdir())

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SHOWN = {"mae": "MAE", "ssim_uniform7": "SSIM (7x7)", "pearson": "Pearson", "cell_pearson": "Pearson of cells"}
 COLOURS = dict(zip((MODEL, *NAMES), plots.COLOURS, strict=False))
-NO_MATPLOTLIB = "no pictures: they need matplotlib (pip install 'mxbridge[train]')"
 FEWEST_IMAGES = 3
 """For principal components."""
 MOST_CELLS = 200_000
@@ -33,10 +32,6 @@ MOST_STEPS = 2_000
 
 def draw_evaluation(saved: Sequence[Saved], tables: Tables, folder: Path) -> tuple[str, ...]:
     """Write PNG files into ``folder``, a set for each model; what people should know of it. Raises OutputError, BrokenFile."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return (NO_MATPLOTLIB,)
     make_folder(folder)
     labels = list(dict.fromkeys(one.label for one in saved if one.rows))
     notes: list[str] = []

@@ -1,7 +1,4 @@
-"""``spread.csv`` and ``spread.png`` of a run: how far off the model was on its validation images, by the spread it showed.
-
-The picture needs matplotlib (extra ``train``); without it there is the table alone.
-"""
+"""``spread.csv`` and ``spread.png`` of a run: how far off the model was on its validation images, by the spread it showed."""
 
 from __future__ import annotations
 
@@ -12,21 +9,8 @@ from mxbridge.formats.atomic import write_atomically
 from mxbridge.metrics.spread import SpreadRecord
 
 TABLE, PICTURE = "spread.csv", "spread.png"
-NO_PICTURE = "no spread.png: pictures need matplotlib (pip install 'mxbridge[train]')"
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def spread_files() -> tuple[str, ...]:
-    """Names of what :func:`write_spread_report` makes here."""
-    return (TABLE, PICTURE) if can_draw() else (TABLE,)
+SPREAD_FILES = (TABLE, PICTURE)
+"""What :func:`write_spread_report` makes."""
 
 
 def write_spread_report(records: Mapping[str, SpreadRecord], folder: Path) -> None:
@@ -40,9 +24,8 @@ def write_spread_report(records: Mapping[str, SpreadRecord], folder: Path) -> No
     ]
     with write_atomically(folder / TABLE) as part:
         pd.DataFrame(rows).to_csv(part, index=False, encoding="utf-8", lineterminator="\n")
-    if can_draw():
-        with write_atomically(folder / PICTURE) as part:
-            _draw(records, part)
+    with write_atomically(folder / PICTURE) as part:
+        _draw(records, part)
 
 
 def _draw(records: Mapping[str, SpreadRecord], path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mxbridge.errors import UsageError
 from mxbridge.formats.atomic import write_atomically
 from mxbridge.training.maxim.findings import Example
 
@@ -25,17 +24,6 @@ SHOWN = 8
 """Outputs that the example patches show."""
 TRAINED, RIVAL, HELD_BACK = "#0072B2", "#999999", "#D55E00"
 """Colours that colour-blind people tell apart."""
-
-
-def require_plots() -> None:
-    """Raise UsageError where pictures cannot be drawn, before hours of training."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"training draws its curves with matplotlib, which is not here ({error})",
-            hint="Install it: pip install 'mxbridge[train]'",
-        ) from error
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

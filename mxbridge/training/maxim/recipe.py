@@ -153,7 +153,6 @@ def train_maxim(
     done again unless ``restart``. name: how the model's measurements are called. licence: of the weights, in the card.
     Raises UsageError, InputError, OutputError, NoPixelSize, UnknownName, ModelError and BrokenFile.
     """
-    pictures.require_plots()
     training_precision(settings.precision, choose_device(device))
     check_target(out, name, checkpoint)
     folder = check_folder(out, checkpoint)
