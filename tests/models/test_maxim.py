@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -311,6 +312,7 @@ def test_memory_does_not_grow_with_the_slide(monkeypatch: pytest.MonkeyPatch) ->
     model = model_of(width=1)
 
     def nothing(_: Engine, __: object, inputs: torch.Tensor, core: Box, views: Views) -> torch.Tensor:
+        time.sleep(0.03)  # the reader gets as far ahead as it may, whatever the machine's load
         return torch.zeros(len(inputs), len(views), 1, *core.shape)
 
     monkeypatch.setattr(Engine, "predict", nothing)
@@ -326,7 +328,7 @@ def test_memory_does_not_grow_with_the_slide(monkeypatch: pytest.MonkeyPatch) ->
         return top
 
     peak(512)
-    small = max(peak(1024) for _ in range(3))  # how far the reader is ahead at the peak varies with the machine's load
+    small = max(peak(1024) for _ in range(3))
     assert peak(2560) < 1.5 * small
 
 
