@@ -17,7 +17,7 @@ import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -138,6 +138,14 @@ class Cells(ABC):
     def geometry_hash(self) -> str:
         """Hash of ids and shapes: changes when a cell moves, appears or goes."""
 
+    @abstractmethod
+    def bounds(self) -> NDArray[np.float64]:
+        """``(cells, 4)``: y0, x0, y1, x1 in pixels; NaN for a cell without an outline."""
+
+    @abstractmethod
+    def take(self, which: NDArray[np.int64]) -> Cells:
+        """These cells only, in their order; which: ascending."""
+
 
 @dataclass(frozen=True)
 class OutlineCells(Cells):
@@ -164,6 +172,19 @@ class OutlineCells(Cells):
         digest = hashlib.sha256("\n".join(self.ids).encode())
         self.outlines.hash_into(digest)
         return digest.hexdigest()
+
+    def bounds(self) -> NDArray[np.float64]:
+        return self.outlines.bounds()
+
+    def take(self, which: NDArray[np.int64]) -> OutlineCells:
+        return OutlineCells(
+            ids=tuple(self.ids[k] for k in which),
+            classes=tuple(self.classes[k] for k in which),
+            shape=self.shape,
+            outlines=self.outlines.take(which),
+            nuclei=None if self.nuclei is None else self.nuclei.take(which),
+            names=tuple(self.names[k] for k in which) if self.names else (),
+        )
 
 
 @dataclass(frozen=True)
@@ -214,6 +235,13 @@ class LabelCells(Cells):
 
     def geometry_hash(self) -> str:
         return hashlib.sha256(("\n".join(self.ids) + self.content_hash).encode()).hexdigest()
+
+    def bounds(self) -> NDArray[np.float64]:
+        return self.boxes.astype(np.float64)
+
+    def take(self, which: NDArray[np.int64]) -> LabelCells:
+        ids, classes = (tuple(of[k] for k in which) for of in (self.ids, self.classes))
+        return replace(self, ids=ids, classes=classes, values=self.values[which], boxes=self.boxes[which])
 
 
 class BoxIndex:

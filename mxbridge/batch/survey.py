@@ -18,6 +18,7 @@ from mxbridge.results import RESULTS, ImageRef, Results
 from mxbridge.runs import Run, folder_name
 from mxbridge.tasks.derived import is_placed, lost
 from mxbridge.tasks.over_images import ImageTask, Plan
+from mxbridge.tasks.regions import pull_for
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 from mxbridge.workspaces.with_derived import MadeImage, WithDerived, made_images
 
@@ -104,7 +105,7 @@ class Survey:
         try:
             place = self.place_for(item, before, seen)
             task = item.task.made_for(item.place.workspace, place)
-            plan = task.plan(place.pull(item.ref, task.cell_kind))
+            plan = task.plan(pull_for(place, item.ref, task))
             return self._judged(item, task, plan, place)
         except NotApplicable as error:
             if item.place.named:

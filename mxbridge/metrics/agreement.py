@@ -84,6 +84,10 @@ class BlockSums:
             for n, plane in enumerate((valid.astype(np.float64), a, b, a * a, b * b, a * b)):
                 self._sums[n, k, y, x] += np.add.reduceat(np.add.reduceat(plane, rows, axis=0), columns, axis=1)
 
+    def keep(self, blocks: NDArray[np.bool_]) -> None:
+        """Forget all but these blocks ``(by, bx)``."""
+        self._sums[:, :, ~blocks] = 0
+
     def signal(self) -> NDArray[np.float64]:
         """``(2, marker, by, bx)``: contrast (standard deviation) of imputed and measured; NaN where too few pixels count."""
         return _contrast(self._sums)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,12 @@ class CellScores:
         """Cells that own no pixel (outside the image, hidden under others, thinner than a pixel): their values are NaN."""
         return int(np.count_nonzero(self.area_px == 0))
 
+    def only(self, which: NDArray[np.int64]) -> CellScores:
+        """Of these cells alone, in this order."""
+        by_cell = ("area_px", "centroid", "eroded_px", "touches_edge")
+        columns = {name: getattr(self, name)[:, which] for name in ("score", "view_sd", "intensity")}
+        return replace(self, **columns, **{name: getattr(self, name)[which] for name in by_cell})
+
     @property
     def cells_without_core(self) -> int:
         """Cells with pixels of which none is left in the eroded mask: the network hardly sees them."""
@@ -104,9 +110,9 @@ class Nimbus:
             "algorithm": ALGORITHM,
         }
 
-    def map_shape(self, image: LocalImage) -> tuple[int, int]:
-        """(y, x) of a probability map of ``image``, at the model's scale. Raises NoPixelSize."""
-        return Field.of(image.shape, image.require_pixel_size(), self.um_per_px).shape
+    def field(self, image: LocalImage) -> Field:
+        """``image`` at the model's scale, where probability maps have their pixels. Raises NoPixelSize."""
+        return Field.of(image.shape, image.require_pixel_size(), self.um_per_px)
 
     def score(
         self,
@@ -119,16 +125,19 @@ class Nimbus:
         views: Views = VIEWS["none"],
         work: Path | None = None,
         maps: MapWriter | None = None,
+        near: Callable[[Box], bool] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> CellScores:
         """Score every cell for the markers in ``channels`` (indices), normalised by ``factors`` (stored value that is 1).
 
         work: folder for the records of finished tiles; with the same arguments and folder a stopped run goes on there and
         ends with identical arrays. maps: receives the mean map of each marker. progress: called with tiles done, in all.
+        near: whether something is wanted of the pixels of a box (full-resolution ones that a tile owns); where not, cells have
+        values of a part of them, or NaN.
         Raises NoPixelSize, InputError, OutputError, UsageError (tile too small).
         """
         check_factors(channels, factors)
-        run = _Run(self, image, cells, channels, factors, engine, views, maps)
+        run = _Run(self, image, cells, channels, factors, engine, views, maps, near)
         with ExitStack() as stack:
             folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mxbridge-")))
             records = RecordFile(folder / RECORDS_NAME, run.header())
@@ -151,6 +160,7 @@ class _Run:
         engine: Engine,
         views: Views,
         maps: MapWriter | None,
+        near: Callable[[Box], bool] | None,
     ) -> None:
         self.model, self.image, self.cells, self.engine, self.views, self.maps = (
             model,
@@ -160,14 +170,20 @@ class _Run:
             views,
             maps,
         )
+        self.near = near
         self.channels, self.factors = list(channels), [float(f) for f in factors]
         self.field = Field.of(image.shape, image.require_pixel_size(), model.um_per_px)
         self.grid: Grid = engine.grid(model.network, self.field.shape, 1 / (self.field.y.ratio * self.field.x.ratio))
         self.reader = TileReader(image, cells, channels, self.field, self.grid)
         self.batch = engine.samples(model.network, self.grid)
-        self.tiles = [tile for tile in self.grid if maps is not None or self.reader.wanted(tile)] if channels else []
+        self.tiles = [tile for tile in self.grid if self.wanted(tile)] if channels else []
         together = max(1, self.batch // max(1, len(self.channels)))
         self.groups = [self.tiles[i : i + together] for i in range(0, len(self.tiles), together)]
+
+    def wanted(self, tile: Tile) -> bool:
+        if self.near is not None and not self.near(self.field.owned(tile.core)):
+            return False
+        return self.maps is not None or self.reader.wanted(tile)
 
     def header(self) -> dict[str, Any]:
         """Everything that decides the numbers in the records, so that no record of another run is taken over."""
@@ -185,6 +201,7 @@ class _Run:
             "core": self.grid.core,
             "batch": self.batch,
             "maps": self.maps is not None,
+            **({} if self.near is None else {"tiles": [tile.index for tile in self.tiles]}),
             **{key: settings[key] for key in ("device_name", "precision", "threads", "torch")},
         }
 

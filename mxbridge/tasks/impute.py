@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mxbridge.cells import Cells
 from mxbridge.errors import ChangedMeanwhile, InputError, NotApplicable, UnknownName, UsageError
 from mxbridge.image import Channel, LocalImage
 from mxbridge.metrics.spread import SpreadRecord
@@ -27,6 +28,7 @@ from mxbridge.tasks.imputing.one_image import Settings, StepFound, Tell, impute_
 from mxbridge.tasks.imputing.open_models import COMPAT
 from mxbridge.tasks.imputing.spread_report import SPREAD_FILES, write_spread_report
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
+from mxbridge.tasks.regions import Region, planned_region, region_of
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class ImputeOptions:
     compat: str | None = None
     compat_pad: int = 2048
     cells: CellKind = "cells"
+    inside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.markers:
@@ -117,6 +120,10 @@ class ImputeTask:
     def cell_kind(self) -> CellKind:
         return self.options.cells
 
+    @property
+    def inside(self) -> tuple[str, ...]:
+        return self.options.inside
+
     def describe(self) -> dict[str, Any]:
         options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.options).items()}
         names = list(dict.fromkeys(model.name for model in self.models))
@@ -176,6 +183,7 @@ class ImputeTask:
             )
         seen = self.seen(image)
         steps = self.steps(seen)
+        region = region_of(pulled, self.options.inside)
         told: dict[str, None] = {}
         channels: dict[str, int] = {}
         for step in steps:
@@ -191,10 +199,18 @@ class ImputeTask:
                 "channels": channels,
                 "um_per_px": image.pixel_size_um,
                 "steps": [step.describe() for step in steps],
+                **({} if region is None else {"inside": region.digest}),
             },
-            counts={"cells": 0 if cells is None else len(cells), "markers": sum(len(s.targets) for s in steps)},
-            warnings=(*pulled.all_warnings, *told, *_missing(steps, self._given_up), *self._about_spread()),
+            counts={"cells": _near(cells, region), "markers": sum(len(s.targets) for s in steps)},
+            warnings=(
+                *pulled.all_warnings,
+                *(region.warnings if region else ()),
+                *told,
+                *_missing(steps, self._given_up),
+                *self._about_spread(),
+            ),
             notes=tuple(_about(steps, self.targets, self._given_up))
+            + (() if region is None else tuple(_about_region(steps, region)))
             + (() if cells is not None else ("no cells: only channels are made",)),
         )
 
@@ -207,6 +223,7 @@ class ImputeTask:
                 "panel": [vars(row) for row in self.panel],
                 "without": sorted(self.options.without),
                 "um_per_px": plan.basis["um_per_px"],
+                **{key: plan.basis[key] for key in ("inside",) if key in plan.basis},
                 "precision": self.engine.describe()["precision"],
             },
             weights_sha256=digest([model.weights_sha256 for model in self.models]),
@@ -227,6 +244,7 @@ class ImputeTask:
         geometry = cells.geometry_hash() if cells is not None else ""
         if geometry != plan.basis["geometry"] or image.identity != plan.basis["pixels"]:
             raise ChangedMeanwhile(f"image {plan.ref} was changed while the run was under way", hint="Run again")
+        region = planned_region(pulled, self.options.inside, plan.basis)
         seen = self.seen(image)
         steps = self.steps(seen)
         in_project = self.workspace is not None and self.workspace.derived_folder(pulled.ref) is not None
@@ -245,14 +263,24 @@ class ImputeTask:
             self.options.settings,
             version,
             tell,
+            region,
         )
+        if region is not None and cells is not None:
+            which = np.flatnonzero(region.holds(found[0].centroid))
+            cells = cells.take(which) if len(which) else None
+            pulled, found = replace(pulled, cells=cells), [step.only(which) for step in found]
         results = Results(
             image=pulled.ref,
             run_id=run.run_id,
             cell_ids=() if cells is None else cells.ids,
             measurements=() if cells is None else tuple(self._measurements(steps, found, pulled.ref)),
             derived=derived,
-            provenance={"task": self.name, "run": run.run_id, **self.describe()["model"]},
+            provenance={
+                "task": self.name,
+                "run": run.run_id,
+                **self.describe()["model"],
+                **({} if region is None else {"inside": region.words, "outside": "0 in derived images"}),
+            },
         )
         if cells is not None:
             from mxbridge.formats.cell_tables import write_cell_tables
@@ -260,6 +288,7 @@ class ImputeTask:
             write_cell_tables(self._table(pulled, found[0], results), folder)
         judged = judge_inputs(steps, found)
         counts = {
+            "cells": 0 if cells is None else len(cells),
             "tiles": sum(step.tiles for step in found),
             "steps_back": list(self.engine.steps_back),
             "cells_without_area": int(np.count_nonzero(found[0].area_px == 0)),
@@ -385,6 +414,19 @@ def summary(run: Run) -> list[dict[str, Any]]:
 
 def _done(run: Run) -> list[Any]:
     return [image for image in run.images if image.status in ("computed", "published")]
+
+
+def _near(cells: Cells | None, region: Region | None) -> int:
+    """Cells that get values; with a region at most so many."""
+    if cells is None:
+        return 0
+    return len(cells) if region is None else int(region.may_meet(cells.bounds()).sum())
+
+
+def _about_region(steps: Sequence[Step], region: Region) -> Iterable[str]:
+    yield f"only inside {region.words}: elsewhere the imputed channels are 0, and cells have no values"
+    if first := ", ".join(dict.fromkeys(marker for step in steps for marker in step.uses)):
+        yield f"{first} is imputed everywhere: the other is imputed from it"
 
 
 def _as_if_imputed(image: LocalImage, step: Step) -> LocalImage:

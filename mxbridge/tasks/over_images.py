@@ -21,6 +21,7 @@ from mxbridge.progress import SILENT, Progress
 from mxbridge.results import RESULTS, ImageRef, Results
 from mxbridge.runs import ImageRecord, Run, cpu_seconds, finished_images, folder_name, now, open_run
 from mxbridge.tasks.derived import is_placed, lost, place, sign
+from mxbridge.tasks.regions import pull_for
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 
 
@@ -104,7 +105,7 @@ def plan_images(
     for number, ref in enumerate(refs, start=1):
         progress.step("reading", number - 1, len(refs))
         try:
-            plans.append(task.plan(workspace.pull(ref, task.cell_kind)))
+            plans.append(task.plan(pull_for(workspace, ref, task)))
         except MxbridgeError as error:
             errors[ref.id] = error
     progress.step("reading", len(refs), len(refs))
@@ -167,6 +168,8 @@ def run_over_images(
         workspace.runs_home, out, records, resume=resume, task=task.name, address=workspace.address, **options
     ) as (run, goes_on):
         run.address, run.published = workspace.address, publish
+        if workspace.opened:
+            run.details["opened"] = workspace.opened
         if goes_on:
             progress.note(f"{'Goes on with' if run.finished is None else 'Same as'} run {run.run_id}")
         return _work(_Loop(run, workspace, task, by_id, failed, publish, resume, progress))
@@ -293,7 +296,7 @@ def _compute(loop: _Loop, image: ImageRecord, folder: Path) -> Results:
         loop.task.prepare(loop.run, loop.workspace, list(loop.plans.values()), loop.progress)
         loop.prepared = True
     started, cpu = time.monotonic(), cpu_seconds()
-    pulled = loop.workspace.pull(plan.ref, loop.task.cell_kind)
+    pulled = pull_for(loop.workspace, plan.ref, loop.task)
     loop.workspace.rest()  # whatever the workspace holds, it is not needed while this computes
     outcome = loop.task.compute(loop.run, pulled, plan, folder, loop.progress)
     summary = {

@@ -30,6 +30,7 @@ from mxbridge.tasks.judging.causes import Key, Search, Suspicious, choose_crops,
 from mxbridge.tasks.judging.one_image import Asked, Expectation, Look, look, refuse_repeated, stream_of
 from mxbridge.tasks.judging.verdicts import CORRECTION, Found, Row, is_patchy, judge, load_found, save_found, tests_of
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
+from mxbridge.tasks.regions import Region, planned_region, region_of
 from mxbridge.tasks.score_maps import plain_names
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 
@@ -42,11 +43,14 @@ PICTURES = "qc"
 
 @dataclass(frozen=True)
 class QcOptions:
-    """See ``mxbridge qc --help``. markers: only these. value_scale: stored numbers are multiplied by it."""
+    """See ``mxbridge qc --help``. markers: only these. value_scale: stored numbers are multiplied by it. inside: only blocks with
+    their centre in annotations of these classes or with these ids (the cause of what is found there is looked for on crops, which
+    may reach beyond)."""
 
     markers: tuple[str, ...] = ()
     panel: Path | None = None
     value_scale: float | None = None
+    inside: tuple[str, ...] = ()
 
 
 def qc(
@@ -99,6 +103,10 @@ class QcTask:
         return model.name if len(alike) == 1 else f"{model.name} {model.weights_sha256[:6]}"
 
     @property
+    def inside(self) -> tuple[str, ...]:
+        return self.options.inside
+
+    @property
     def ranges(self) -> dict[Key, Range]:
         return {(sha, m): r for sha, known in self.expected.items() for m, r in known.ranges.items()}
 
@@ -125,8 +133,13 @@ class QcTask:
                 f"image {pulled.ref}: nothing to judge ({why})",
                 hint=f"It has the channels {', '.join(image.channel_names[:40])}",
             )
-        for a in useful:  # another scale or depth is an error before anything is computed
-            stream_of(a, image, self.engine, self.options.value_scale)
+        region = region_of(pulled, self.options.inside)
+        fields = [stream_of(a, image, self.engine, self.options.value_scale).field for a in useful]  # or an error now
+        if region is not None and not all(region.at_scale(field).blocks(BLOCK).any() for field in fields):
+            raise InputError(
+                f"image {pulled.ref}: no block of {BLOCK} px has its centre inside {region.words}",
+                hint="qc compares blocks; draw larger annotations, or leave --inside out",
+            )
         return Plan(
             ref=pulled.ref,
             basis={
@@ -138,10 +151,14 @@ class QcTask:
                 "pixels": image.identity,
                 "channels": {m: k for a in useful for m, k in a.channels.items()},
                 "um_per_px": image.pixel_size_um,
+                **({} if region is None else {"inside": region.digest}),
             },
             counts={"markers": len({m for a in useful for m in a.markers})},
-            warnings=pulled.all_warnings,
-            notes=tuple(note for a in useful for note in self._about(a)),
+            warnings=(*pulled.all_warnings, *(region.warnings if region else ())),
+            notes=(
+                *(note for a in useful for note in self._about(a)),
+                *(() if region is None else (f"only blocks with their centre inside {region.words}",)),
+            ),
         )
 
     def _about(self, asked: Asked) -> list[str]:
@@ -162,6 +179,7 @@ class QcTask:
                 "value_scale": self.options.value_scale,
                 "markers": self.markers,
                 "um_per_px": plan.basis["um_per_px"],
+                **{key: plan.basis[key] for key in ("inside",) if key in plan.basis},
                 "precision": self.engine.describe()["precision"],
             },
             weights_sha256="+".join(model.weights_sha256 for model in self.models),
@@ -179,7 +197,8 @@ class QcTask:
         image = named(pulled.image, self.panel)
         if image.identity != plan.basis["pixels"]:
             raise ChangedMeanwhile(f"image {plan.ref} was changed while the run was under way", hint="Run again")
-        job = _ImageJob(self, image, progress)
+        region = planned_region(pulled, self.options.inside, plan.basis)
+        job = _ImageJob(self, image, progress, region)
         found = job.found()
         folder.mkdir(parents=True, exist_ok=True)
         save_found(found, folder)
@@ -272,6 +291,7 @@ class _ImageJob:
     task: QcTask
     image: Any
     progress: Progress
+    region: Region | None = None
     notes: list[str] = field(default_factory=list)
     looks: list[tuple[Asked, Look]] = field(default_factory=list)
     agreements: dict[Key, Agreement] = field(default_factory=dict)
@@ -293,7 +313,12 @@ class _ImageJob:
         model, options = asked.model, self.task.options
         expected = self.task.expected[model.weights_sha256]
         seen = look(
-            asked, self.image, self.task.engine, value_scale=options.value_scale, progress=self._step(model.name)
+            asked,
+            self.image,
+            self.task.engine,
+            value_scale=options.value_scale,
+            region=self.region,
+            progress=self._step(model.name),
         )
         self.looks.append((asked, seen))
         notes = (note.removeprefix(f"{self.image.name}: ") for note in seen.notes)  # whoever tells them names the image

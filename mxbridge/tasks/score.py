@@ -23,7 +23,9 @@ from mxbridge.runs import Run, digest, fingerprint, result_key
 from mxbridge.tasks.classifiers import HOW_TO, describe_classifiers, put_classifiers, remember_classifiers
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
 from mxbridge.tasks.positivity import base_classes, derived_classes
+from mxbridge.tasks.regions import Region, planned_region, region_of
 from mxbridge.tasks.score_maps import ScoreMaps, map_places, plain_names
+from mxbridge.tasks.score_notes import notes_of, warnings_of
 from mxbridge.tasks.thresholds import DEFAULT, ScoringRule, ThresholdsFile, stored_thresholds
 from mxbridge.workspaces.base import CellKind, Pulled, Workspace
 from mxbridge.workspaces.qupath.object_classifiers import object_classifiers
@@ -61,6 +63,7 @@ class ScoreOptions:
     classifiers: bool = False
     maps: bool = False
     h5ad: bool = False
+    inside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.compat is not None and self.compat not in COMPAT:
@@ -160,6 +163,10 @@ class ScoreTask:
     def cell_kind(self) -> CellKind:
         return self.options.cells
 
+    @property
+    def inside(self) -> tuple[str, ...]:
+        return self.options.inside
+
     def describe(self) -> dict[str, Any]:
         options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.options).items()}
         used = {"thresholds_used": {marker: self.threshold_of(marker) for marker in self.class_order}}
@@ -192,6 +199,10 @@ class ScoreTask:
         selection = self.select(image)
         if self.given:
             self.given.for_image(pulled.ref.id, selection.names)  # raises now what would be missing later
+        region = region_of(pulled, self.options.inside)
+        near = len(cells) if region is None else int(region.may_meet(cells.bounds()).sum())
+        if region is not None and not near:
+            raise region.empty(pulled.ref)
         bases = base_classes(cells.classes, selection.names) if self.options.set_class else []
         left = "; ".join(f"{channel} ({why})" for channel, why in selection.left_out.items())
         self.class_order.update(dict.fromkeys(m for m in self._class_order(image, selection) if m in selection.names))
@@ -204,10 +215,13 @@ class ScoreTask:
                 "classes": digest(bases),
                 "channels": {m.name: m.index for m in selection.markers},
                 "um_per_px": pixel_size,
+                **({} if region is None else {"inside": region.digest}),
             },
-            counts={"cells": len(cells), "markers": len(selection.markers)},
-            warnings=pulled.all_warnings,
-            notes=((f"left out: {left}",) if left else ()) + tuple(self._about_thresholds(selection.names)),
+            counts={"cells": near, "markers": len(selection.markers)},
+            warnings=(*pulled.all_warnings, *(region.warnings if region else ())),
+            notes=((f"left out: {left}",) if left else ())
+            + tuple(self._about_thresholds(selection.names))
+            + (() if region is None else (f"only cells inside {region.words}, at most {near} of {len(cells)}",)),
         )
 
     def _about_thresholds(self, markers: Sequence[str]) -> list[str]:
@@ -238,6 +252,7 @@ class ScoreTask:
                 **self.options.that_change_numbers(),
                 **({"thresholds": cuts} if self.options.set_class else {}),
                 "um_per_px": plan.basis["um_per_px"],
+                **{key: plan.basis[key] for key in ("inside",) if key in plan.basis},
                 "precision": self.engine.describe()["precision"],
             },
             weights_sha256=self.model.weights_sha256,
@@ -274,14 +289,20 @@ class ScoreTask:
         image, cells = pulled.image, pulled.cells
         if cells is None or cells.geometry_hash() != plan.basis["geometry"] or image.identity != plan.basis["pixels"]:
             raise ChangedMeanwhile(f"image {plan.ref} was changed while the run was under way", hint="Run again")
+        region = planned_region(pulled, self.options.inside, plan.basis)
         selection, normalization = self.select(image), self.normalization
         assert normalization is not None  # noqa: S101 - prepare() runs before compute()
         factors = normalization.for_image(pulled.ref.id, selection.names)
-        scores, derived = self._scores(pulled, selection, factors, folder, progress)
+        scores, derived = self._scores(pulled, region, selection, factors, folder, progress)
+        if region is not None:
+            pulled, which = region.inside(pulled, scores.centroid)
+            scores, cells = scores.only(which), pulled.cells
+            assert cells is not None  # noqa: S101 - some are inside
         results = self._results(run, pulled, selection, scores, derived)
         classes = results.class_changes.names if results.class_changes else cells.classes
         write_cell_tables(self._table(pulled, selection, scores, classes), folder)
         counts = {
+            "cells": len(cells),
             "tiles": scores.tiles_done,
             "tiles_skipped": scores.tiles_skipped,
             "steps_back": list(self.engine.steps_back),
@@ -290,10 +311,16 @@ class ScoreTask:
             "pyramid_level": scores.level,
             "factors": dict(zip(selection.names, factors, strict=True)),
         }
-        return Outcome(results, counts, _warnings(scores, selection), _notes(scores))
+        return Outcome(results, counts, warnings_of(scores, selection), notes_of(scores, region))
 
     def _scores(
-        self, pulled: Pulled, selection: Selection, factors: list[float], folder: Path, progress: Progress
+        self,
+        pulled: Pulled,
+        region: Region | None,
+        selection: Selection,
+        factors: list[float],
+        folder: Path,
+        progress: Progress,
     ) -> tuple[CellScores, tuple[DerivedImage, ...]]:
         """Scores of one image, streamed or as the published program computes them, and the maps if asked for."""
         from mxbridge.models import nimbus, nimbus_compat
@@ -325,21 +352,30 @@ class ScoreTask:
             )
             return scores, ()
         views = nimbus.VIEWS["six" if self.options.tta else "none"]
-        maps = self._maps(pulled, selection, folder) if self.options.maps else None
+        maps = self._maps(pulled, region, selection, folder) if self.options.maps else None
         scores = self.model.score(
-            image, cells, channels, factors, self.engine, views=views, work=folder / "work", maps=maps, progress=tell
+            image,
+            cells,
+            channels,
+            factors,
+            self.engine,
+            views=views,
+            work=folder / "work",
+            maps=maps,
+            near=region.wants(cells, pixels=self.options.maps) if region else None,
+            progress=tell,
         )
         return scores, maps.finish() if maps else ()
 
-    def _maps(self, pulled: Pulled, selection: Selection, folder: Path) -> ScoreMaps:
-        image = pulled.image
-        shape = self.model.map_shape(image)
+    def _maps(self, pulled: Pulled, region: Region | None, selection: Selection, folder: Path) -> ScoreMaps:
+        seen = self.model.field(pulled.image)
         channels = [f"{name} ({self.model.name})" for name in selection.names]
         keys = [self.key(name, pulled.ref) for name in selection.names]
         um = self.model.um_per_px
         in_project = self.workspace is not None and self.workspace.derived_folder(pulled.ref) is not None
         version: Literal["0.4", "0.5"] = "0.4" if in_project else "0.5"  # QuPath reads no later one
-        return ScoreMaps(map_places(channels, keys, folder), shape, (um, um), version)
+        places, within = map_places(channels, keys, folder), region.at_scale(seen) if region else None
+        return ScoreMaps(places, seen.shape, (um, um), version, within)
 
     def _table(
         self, pulled: Pulled, selection: Selection, scores: CellScores, classes: Sequence[str | None]
@@ -451,22 +487,3 @@ def _write_peer_table(table: pd.DataFrame, path: Path) -> None:
     scores = {s.marker: table[s.score] for s in score_columns(table.columns)}
     with write_atomically(path) as part:
         pd.DataFrame({"label": table["cell"], "fov": table["image"], **scores}).to_csv(part, index=False)
-
-
-def _notes(scores: CellScores) -> tuple[str, ...]:
-    tiles = scores.tiles_done + scores.tiles_skipped
-    return (f"{scores.tiles_skipped} of {tiles} tiles hold no cell and were skipped",) if scores.tiles_skipped else ()
-
-
-def _warnings(scores: CellScores, selection: Selection) -> tuple[str, ...]:
-    out = []
-    if scores.cells_without_area:
-        out.append(f"{scores.cells_without_area} cells cover no pixel centre; their scores are NaN")
-    if scores.cells_without_core:
-        out.append(f"{scores.cells_without_core} cells are too thin for the eroded mask; the model hardly sees them")
-    for name, (broken, negative) in zip(selection.names, scores.bad_pixels, strict=True):
-        if broken:
-            out.append(f"{name}: {broken} pixels are not finite; taken as 0, and left out of mean intensities")
-        if negative:
-            out.append(f"{name}: {negative} pixels are negative; taken as 0 by the model")
-    return tuple(out)

@@ -18,6 +18,7 @@ from mxbridge.image import Box, Channel, unique_names
 from mxbridge.models.nimbus import RECORDS_NAME
 from mxbridge.results import DerivedImage
 from mxbridge.tasks.derived import FOLDER, put
+from mxbridge.tasks.regions import ScaledRegion
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,13 @@ class ScoreMaps:
         shape: tuple[int, int],
         um_per_px: tuple[float, float],
         version: Literal["0.4", "0.5"],
+        region: ScaledRegion | None = None,
     ) -> None:
-        """shape: (y, x) at the model's scale, um_per_px: (y, x) there. version: 0.4 where QuPath is to read it."""
+        """shape: (y, x) at the model's scale, um_per_px: (y, x) there. version: 0.4 where QuPath is to read it. region: outside
+        of which maps are 0."""
         from mxbridge.formats.ome_zarr_writer import OmeZarrWriter  # zarr is slow to import, and most runs keep no maps
 
-        self.places = tuple(places)
+        self.places, self._region = tuple(places), region
         self._writers = [
             OmeZarrWriter(
                 p.growing, (1, *shape), np.uint8, [Channel(p.channel)], um_per_px, version=version, resume=True
@@ -68,6 +71,8 @@ class ScoreMaps:
 
     def write(self, marker: int, box: Box, values: NDArray[np.float32]) -> None:
         """values: ``(y, x)`` float32 0..1; stored rounded to 1/255."""
+        if self._region is not None:
+            values = np.where(self._region.mask(box), values, np.float32(0))
         self._writers[marker].write(0, box, values * np.float32(255))
 
     def finish(self) -> tuple[DerivedImage, ...]:

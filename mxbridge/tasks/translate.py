@@ -18,8 +18,8 @@ from mxbridge.results import DerivedImage, ImageRef, Results
 from mxbridge.runs import ImageRecord, Run, digest, fingerprint, result_key
 from mxbridge.tasks.mapping.derived_channels import shown_channels, write_brightfield, write_channels
 from mxbridge.tasks.over_images import Finished, Outcome, Plan, run_over_images
+from mxbridge.tasks.regions import Annotations, choose
 from mxbridge.tasks.translating import files, tables
-from mxbridge.tasks.translating.annotations import Annotations, choose
 from mxbridge.tasks.translating.finding import Found, find
 from mxbridge.tasks.translating.map_sources import FoundMaps, MapPlan, MapSource, Tell
 from mxbridge.tasks.translating.objects import new_objects, nuclei_table

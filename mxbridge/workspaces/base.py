@@ -9,9 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from mxbridge.cells import Cells
+from mxbridge.cells import Cells, OutlineCells
 from mxbridge.image import LocalImage
 from mxbridge.results import ImageRef, Results
 from mxbridge.stains import StainVectors
@@ -25,12 +25,16 @@ MADE = ("channels", "values", "objects")
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a task gets of one image. ``cells`` is None where the image has none of the kind asked for."""
+    """What a task gets of one image. ``cells`` is None where the image has none of the kind asked for.
+
+    annotations: with an area, where the task is limited to some of them (``tasks.regions``); None where there are none.
+    """
 
     ref: ImageRef
     image: LocalImage
     cells: Cells | None
     warnings: tuple[str, ...] = ()
+    annotations: OutlineCells | None = None
 
     @property
     def all_warnings(self) -> tuple[str, ...]:
@@ -61,6 +65,11 @@ class Workspace(ABC):
     def default_model(self) -> str | None:
         """Model that this place asks for when none is named (projects made by ``mxbridge demo``), else None."""
         return None
+
+    @property
+    def opened(self) -> dict[str, Any]:
+        """What ``open_workspace`` needs besides the address to open this place again, as JSON can say it."""
+        return {}
 
     @property
     @abstractmethod

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from mxbridge.cells import Cells, LabelCells
 from mxbridge.errors import UnknownName, UsageError
@@ -53,6 +54,17 @@ class FilesWorkspace(Workspace):
         self._last_mask: tuple[str, Cells] | None = None
         self._runs_home = Path(runs_home) if runs_home is not None else Path.cwd() / "mxbridge-runs"
         self.address = "files:" + os.pathsep.join(readable(str(Path(p).absolute())) for p in self._paths)
+
+    @property
+    def opened(self) -> dict[str, Any]:
+        """Labels as absolute paths, and what was said over the files."""
+        told: dict[str, Any] = {
+            "labels": [readable(str(Path(p).absolute())) for p in self._label_paths],
+            "um_per_px": self._um_per_px,
+            "stretched_labels": self._stretched,
+            "plane": None if self._plane is None else list(self._plane),
+        }
+        return {name: value for name, value in told.items() if value}
 
     @property
     def runs_home(self) -> Path:

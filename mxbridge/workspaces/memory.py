@@ -9,7 +9,7 @@ from pathlib import Path
 import dask.array as da
 import numpy as np
 
-from mxbridge.cells import Cells
+from mxbridge.cells import Cells, OutlineCells
 from mxbridge.errors import InputError, UnknownName
 from mxbridge.formats.labels import scan_labels
 from mxbridge.image import Channel, LocalImage
@@ -25,6 +25,7 @@ class MemoryWorkspace(Workspace):
 
     images: ``{name: (array (c, y, x), channel names, µm per pixel or None)}``.
     cells: by image name, a label array ``(y, x)`` of integers or any :class:`~mxbridge.cells.Cells`.
+    annotations: by image name, outlines that people drew, for tasks that stay inside some.
     published: results by image name, in the order of publication; what ``publish`` and ``retract`` change.
     """
 
@@ -33,14 +34,17 @@ class MemoryWorkspace(Workspace):
         images: Mapping[str, Stored],
         cells: Mapping[str, np.ndarray | Cells] | None = None,
         *,
+        annotations: Mapping[str, OutlineCells] | None = None,
         runs_home: Path | None = None,
     ) -> None:
-        unknown = set(cells or {}) - set(images)
+        unknown = {*(cells or {}), *(annotations or {})} - set(images)
         if unknown:
-            raise UnknownName("image", sorted(unknown)[0], list(images), where="the images that cells were given for")
+            raise UnknownName(
+                "image", sorted(unknown)[0], list(images), where="the images that cells or annotations were given for"
+            )
         self.address = "memory:"
         self.published: dict[str, list[Results]] = {}
-        self._images, self._cells = dict(images), dict(cells or {})
+        self._images, self._cells, self._annotations = dict(images), dict(cells or {}), dict(annotations or {})
         self._runs_home = runs_home or Path.cwd() / "mxbridge-runs"
 
     @property
@@ -54,7 +58,7 @@ class MemoryWorkspace(Workspace):
         return [ImageRef(name, name) for name in (dict.fromkeys(names) if names else self._images)]
 
     def pull(self, ref: ImageRef, cells: CellKind | None = "cells") -> Pulled:
-        """The image in its own type, one level. There are no annotations in memory."""
+        """The image in its own type, one level."""
         if ref.id not in self._images:
             raise UnknownName("image", ref.id, list(self._images))
         pixels, names, um_per_px = self._images[ref.id]
@@ -70,7 +74,8 @@ class MemoryWorkspace(Workspace):
             pixel_size_um=None if um_per_px is None else (um_per_px, um_per_px),
             identity=digest.hexdigest(),
         )
-        given = self._cells.get(ref.id) if cells in ("cells", "detections") else None
+        places = self._annotations if cells == "annotations" else self._cells
+        given = places.get(ref.id) if cells is not None else None
         return Pulled(ref, image, self._as_cells(ref.name, given, image.shape))
 
     def publish(self, results: Results) -> Published:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -110,6 +111,10 @@ class WithDerived(Workspace):
     @property
     def default_model(self) -> str | None:
         return self.inner.default_model
+
+    @property
+    def opened(self) -> dict[str, Any]:
+        return self.inner.opened
 
     @property
     def runs_home(self) -> Path:

@@ -63,7 +63,7 @@ def test_maps_of_a_stopped_run_end_the_same(tmp_path: Path) -> None:
 
     def run(work: Path, **options) -> tuple[CellScores, dict[str, bytes]]:
         places = map_places(["A (Narrow)"], ["k" * 32], work)
-        maps = ScoreMaps(places, model.map_shape(image_of(raw)), (1.0, 1.0), "0.4")
+        maps = ScoreMaps(places, model.field(image_of(raw)).shape, (1.0, 1.0), "0.4")
         scores = score(model, raw, labels, tile=32, work=work / "work", maps=maps, **options)
         maps.finish()
         folder = places[0].final

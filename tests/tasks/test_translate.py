@@ -21,9 +21,9 @@ from mxbridge.results import Results
 from mxbridge.runs import Run
 from mxbridge.stream.engine import Engine
 from mxbridge.tasks.over_images import Finished
+from mxbridge.tasks.regions import Annotations
 from mxbridge.tasks.translate import translate
 from mxbridge.tasks.translating import map_sources, opening
-from mxbridge.tasks.translating.annotations import Annotations
 from mxbridge.workspaces.memory import MemoryWorkspace
 from tests.toy_ihc import ihc, nuclei_on_a_grid, positives
 from tests.toy_translator import ToyTranslator

@@ -28,6 +28,7 @@ from mxbridge.stream.views import IDENTITY, SIX_VIEWS, Views
 from mxbridge.stream.writer import Writer
 from mxbridge.tasks.imputing.chain import Step
 from mxbridge.tasks.imputing.channels import ChannelPlace, ImputedChannel, with_channels
+from mxbridge.tasks.regions import Region
 
 Tell = Callable[[int, int], None]
 NUMBER = struct.Struct("<Q")
@@ -87,6 +88,17 @@ class StepFound:
     inputs: tuple[tuple[InputFacts, ...], ...]
     tiles: int
 
+    def only(self, which: NDArray[np.int64]) -> StepFound:
+        """Of these cells alone, in this order."""
+        return replace(
+            self,
+            mean=self.mean[:, which],
+            spread=self.spread[:, which],
+            area_px=self.area_px[which],
+            centroid=self.centroid[which],
+            touches_edge=self.touches_edge[which],
+        )
+
 
 def impute_image(
     steps: Sequence[Step],
@@ -98,17 +110,22 @@ def impute_image(
     settings: Settings,
     version: Literal["0.4", "0.5"],
     tell: Callable[[str], Tell],
+    region: Region | None = None,
 ) -> tuple[list[StepFound], tuple[DerivedImage, ...]]:
     """Do all steps on one image. places: by marker. work: folder of what a killed run goes on with. Raises MxbridgeError.
+
+    region: outside of which derived images are 0, and only whose tiles are computed (so that other cells have values of a part
+    of them, or NaN); what later steps impute from is imputed everywhere.
 
     Once a derived image has left the work folder the records of finished tiles there must not be believed any more: a run that
     is killed then computes its tiles again, instead of leaving images empty.
     """
     found, growing = [], []
     records: list[Path] = []
+    later = {marker for step in steps for marker in step.uses}
     for number, step in enumerate(steps):
         seen = _with_imputed(image, step, places, digest([s.describe() for s in steps[:number]]))
-        run = _StepRun(step, seen, cells, engine, settings)
+        run = _StepRun(step, seen, cells, engine, settings, None if later & set(step.targets) else region)
         channels = [ImputedChannel(places[target], image, run.streams[0].field, version) for target in step.targets]
         paths = work / f"step-{number}.records", work / f"step-{number}.inputs"
         found.append(run.go(paths, channels, tell(f"imputing {', '.join(step.targets)}")))
@@ -164,9 +181,21 @@ def _with_imputed(image: LocalImage, step: Step, places: Mapping[str, ChannelPla
 class _StepRun:
     """One step over one image."""
 
-    def __init__(self, step: Step, image: LocalImage, cells: Cells | None, engine: Engine, settings: Settings) -> None:
+    def __init__(
+        self,
+        step: Step,
+        image: LocalImage,
+        cells: Cells | None,
+        engine: Engine,
+        settings: Settings,
+        region: Region | None,
+    ) -> None:
         self.step, self.cells, self.settings = step, cells, settings
         self.streams = streams_of(step, image, cells, engine, settings)
+        stream = self.streams[0]
+        self.region = None if region is None else region.at_scale(stream.field)
+        wanted = None if region is None else region.wants(cells, pixels=True)
+        self.left_out = [t for t in stream.grid if wanted is not None and not wanted(stream.field.owned(t.core))]
         self.columns = 1
         if settings.spread:
             self.columns += max(len(step.models), len(settings.views(step)))
@@ -177,6 +206,7 @@ class _StepRun:
             "streams": [stream.describe() for stream in self.streams],
             "cells": None if self.cells is None else self.cells.geometry_hash(),
             "columns": self.columns,
+            **({} if self.region is None else {"left out": [tile.index for tile in self.left_out]}),
         }
 
     def go(self, paths: tuple[Path, Path], channels: Sequence[ImputedChannel], tell: Tell) -> StepFound:
@@ -187,7 +217,7 @@ class _StepRun:
             count = 0 if self.cells is None else len(self.cells)
             sums = CellSums(records, cells=count, markers=len(self.step.targets), views=self.columns)
             with Writer(self._waiting()) as writer:
-                for tiles in self._tiles(sums.done, tell):
+                for tiles in self._tiles(sums.done | {tile.index for tile in self.left_out}, tell):
                     writer.put(_Keep(channels, sums, inputs, *self._measured(tiles)))
             return self._collect(sums, inputs)
 
@@ -219,6 +249,9 @@ class _StepRun:
                 maps = np.stack([mean, *views][: self.columns]).reshape(self.columns, -1).astype(np.float64)
                 raw = np.zeros((2, len(pixels.cells)))  # stored numbers of the image are not measured here
                 sums.append(np.concatenate([(pixels.map_weights @ maps.T).T, raw]))
+        if self.region is not None:
+            inside = self.region.mask(tile.core)
+            planes = [np.where(inside, shown, np.float32(0)) for shown in planes]
         nothing = np.zeros((len(self.step.targets), 2), np.int64)
         cells = (
             TileSums.empty(tile.index, len(self.step.targets), self.columns)
@@ -260,14 +293,15 @@ class _StepRun:
             if self.settings.spread:
                 spread[part] = means[:, 1:].std(axis=1)
         stream = self.streams[0]
+        pixels = stream.shape[0] * stream.shape[1] - sum(t.core.shape[0] * t.core.shape[1] for t in self.left_out)
         return StepFound(
             mean=mean,
             spread=spread,
             area_px=shape[0].astype(np.int64),
             centroid=(shape[2:4] / area).T,
             touches_edge=shape[4] > 0,
-            inputs=self._facts(inputs, stream.shape[0] * stream.shape[1]),
-            tiles=len(stream.grid),
+            inputs=self._facts(inputs, pixels),
+            tiles=len(stream.grid) - len(self.left_out),
         )
 
     def _facts(self, records: RecordFile, pixels: int) -> tuple[tuple[InputFacts, ...], ...]:

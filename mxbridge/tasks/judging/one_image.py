@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from mxbridge.errors import ModelError, UsageError
 from mxbridge.image import Box, LocalImage
-from mxbridge.metrics.agreement import BlockSums, Range, cuts
+from mxbridge.metrics.agreement import BLOCK, BlockSums, Range, cuts
 from mxbridge.metrics.input_range import InputRange, InputSums
 from mxbridge.models.maxim import Maxim, MaximStream, Request
 from mxbridge.models.maxim_input import find_markers
 from mxbridge.models.maxim_stream import listed
 from mxbridge.stream.engine import Engine
+from mxbridge.tasks.regions import Region
 
 PREVIEW = 384
 """Longest side of the pictures of an image."""
@@ -114,22 +115,53 @@ def look(
     engine: Engine,
     *,
     value_scale: float | None = None,
+    region: Region | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Look:
-    """Impute every marker from the others over the whole image. Raises InputError, NoPixelSize."""
+    """Impute every marker from the others over the whole image, or what of it is needed for the blocks in a ``region``.
+
+    Raises InputError, NoPixelSize.
+    """
     names = list(asked.channels)
     stream = stream_of(asked, image, engine, value_scale)
     at = [names.index(m) for m in asked.markers]
     sums, inputs = BlockSums(len(at), stream.shape), InputSums(names)
     previews = Previews(len(at), stream.shape)
-    for tile in stream.tiles(progress=progress):
+    blocks = None if region is None else region.at_scale(stream.field).blocks(BLOCK)
+    left_out = {t.index for t in stream.grid if blocks is not None and not blocks_of(blocks, t.core).any()}
+    for tile in stream.tiles(left_out, progress):
         imputed, measured, core = tile.unit[0], tile.measured[at], tile.tile.core
         sums.add(core, imputed, measured)
-        inputs.add(tile.measured)
         previews.add(core, imputed, measured)
+        if blocks is None:
+            inputs.add(tile.measured)
+            continue
+        for box in boxes_of(blocks, core):
+            y, x = core.y0, core.x0
+            inputs.add(tile.measured[:, box.y0 - y : box.y1 - y, box.x0 - x : box.x1 - x])
+    if blocks is not None:
+        sums.keep(blocks)
     full, model = image.require_pixel_size(), stream.shape
     um = full[0] * image.shape[0] / model[0], full[1] * image.shape[1] / model[1]
     return Look(asked.markers, sums, inputs, previews, stream.notes, um)
+
+
+def blocks_of(blocks: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
+    """The blocks ``(by, bx)`` that the pixels of a box lie in."""
+    rows, columns = cuts(box.y0, box.y1)[0], cuts(box.x0, box.x1)[0]
+    return blocks[rows, columns]
+
+
+def boxes_of(blocks: NDArray[np.bool_], box: Box) -> Iterator[Box]:
+    """The pixels of a box that lie in blocks, as boxes: neighbours in a row of blocks are one."""
+    rows, columns = cuts(box.y0, box.y1)[0], cuts(box.x0, box.x1)[0]
+    for row in range(rows.start, rows.stop):
+        wanted = blocks[row, columns].astype(np.int8)
+        steps = np.diff(wanted, prepend=0, append=0)
+        for first, last in zip(np.flatnonzero(steps == 1), np.flatnonzero(steps == -1), strict=True):
+            y0, y1 = max(box.y0, row * BLOCK), min(box.y1, (row + 1) * BLOCK)
+            x0, x1 = (columns.start + int(first)) * BLOCK, (columns.start + int(last)) * BLOCK
+            yield Box(y0, max(box.x0, x0), y1, min(box.x1, x1))
 
 
 class Previews:

@@ -18,7 +18,7 @@ from mxbridge.nuclei.pictures import pictures
 from mxbridge.nuclei.regions import Regions
 from mxbridge.nuclei.separate import Separation
 from mxbridge.nuclei.thresholds import SizeLimits, Thresholds, size_limits
-from mxbridge.tasks.translating.annotations import Annotations
+from mxbridge.tasks.regions import Annotations
 from mxbridge.tasks.translating.map_pixels import MapPixels
 from mxbridge.tasks.translating.map_sources import FoundMaps, MapPlan, Tell
 from mxbridge.tasks.translating.options import AUTO, NONE, Cut, TranslateOptions

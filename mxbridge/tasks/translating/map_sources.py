@@ -19,7 +19,7 @@ from mxbridge.runs import Run, digest
 from mxbridge.tasks.mapping.colours import colours_of
 from mxbridge.tasks.mapping.maps import Geometry, Maps, MapSettings, map_basis
 from mxbridge.tasks.mapping.windows_run import make_maps
-from mxbridge.tasks.translating.annotations import Annotations
+from mxbridge.tasks.regions import Annotations
 from mxbridge.tasks.translating.kept_maps import MAPS, KeptMaps, all_kept, choose_kept
 from mxbridge.tasks.translating.options import NONE, TranslateOptions
 from mxbridge.tasks.translating.system import System

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mxbridge.image import LocalImage
 from mxbridge.results import ImageRef, NewObjects
-from mxbridge.tasks.translating.annotations import Annotations
+from mxbridge.tasks.regions import Annotations
 from mxbridge.tasks.translating.finding import Found
 from mxbridge.tasks.translating.options import TranslateOptions
 

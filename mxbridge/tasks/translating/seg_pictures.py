@@ -18,7 +18,7 @@ from mxbridge.runs import digest
 from mxbridge.stream.resample import Field, Scale
 from mxbridge.tasks.mapping.colours import ColourReader, colours_of
 from mxbridge.tasks.mapping.maps import Maps
-from mxbridge.tasks.translating.annotations import Annotations
+from mxbridge.tasks.regions import Annotations
 from mxbridge.tasks.translating.finding import RESOLUTIONS
 from mxbridge.tasks.translating.map_sources import FoundMaps, MapPlan, Tell
 from mxbridge.tasks.translating.system import System
