@@ -9,7 +9,18 @@ from pathlib import Path
 
 from benchmarks.harness import compare, table
 
-ALL = ("start", "score", "memory", "impute", "translate", "nuclei", "qpdata", "omero_pixels", "omero_objects")
+ALL = (
+    "start",
+    "score",
+    "memory",
+    "impute",
+    "translate",
+    "nuclei",
+    "qpdata",
+    "exchange",
+    "omero_pixels",
+    "omero_objects",
+)
 """The benchmarks that a plain call runs, in this order (the quick ones first)."""
 
 

@@ -1,4 +1,4 @@
-"""``mxbridge qupath``: new projects, and checking projects."""
+"""``mxbridge qupath``: new projects, checking projects; what the buttons ask for is beside this file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mxbridge.cli import console, options
+from mxbridge.cli import console, options, qupath_hand_over
 from mxbridge.errors import InputError, UsageError
 
 app = typer.Typer(help="QuPath projects: make one from images and masks, check one.", no_args_is_help=True)
@@ -70,3 +70,6 @@ def check(
         console.out.print(report.judge, markup=False)
     if not report.sound:
         raise InputError(f"{report.project} has problems", hint="They are listed above")
+
+
+app.command("hand-over")(qupath_hand_over.hand_over)

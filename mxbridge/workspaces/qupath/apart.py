@@ -23,6 +23,7 @@ from mxbridge.workspaces.qupath.views import (
     KEYS,
     SHOWN,
     Shown,
+    View,
     channels_are_ours,
     channels_of,
     hash_of,
@@ -58,24 +59,29 @@ def show_apart(project_path: Path, entry_id: int, files: Sequence[ApartFile]) ->
     Raises InputError (a file QuPath cannot open), ChangedMeanwhile, OutputError.
     """
     project = Project.open(project_path)
-    source = project.entry(entry_id)
     sweep_views(project)
-    known = _by_key(project, entry_id)
     notes: list[str] = []
     changed, last = False, None
     for file in files:
-        if " " in file.result_key or not file.result_key:
-            raise InputError(f"{file.result_key!r} is no result key")
-        there = known.pop(file.result_key, None)
-        raw, kept = _described(project, source, file, there)
-        name = f"{source.name} ({file.title or file.path.name.partition('.')[0]})"
-        text = f"Derived from {source.name} ({source.id}) by mxbridge; its objects are a copy."
-        done = put_view(project, source, there, raw, name, kept, text)
+        done = put_view(project, apart_view(project, entry_id, file))
         notes += done.notes
         changed, last = changed or done.changed, done.entry_id
-    for there in known.values():
-        changed |= refresh_view(project, source, there).changed
+    shown = {file.result_key for file in files}
+    for key, there in _by_key(project, entry_id).items():
+        if key not in shown:
+            changed |= refresh_view(project, project.entry(entry_id), there).changed
     return Shown(last, changed, tuple(notes))
+
+
+def apart_view(project: Project, entry_id: int, file: ApartFile) -> View:
+    """What :func:`show_apart` makes of one file; nothing is written. Raises InputError."""
+    if " " in file.result_key or not file.result_key:
+        raise InputError(f"{file.result_key!r} is no result key")
+    source, there = project.entry(entry_id), _by_key(project, entry_id).get(file.result_key)
+    raw, kept = _described(project, source, file, there)
+    name = f"{source.name} ({file.title or file.path.name.partition('.')[0]})"
+    text = f"Derived from {source.name} ({source.id}) by mxbridge; its objects are a copy."
+    return View(source, there, raw, name, text, tuple(kept))
 
 
 def hide_apart(project_path: Path, entry_id: int, result_keys: Collection[str]) -> tuple[Shown, set[str]]:

@@ -202,11 +202,13 @@ def _check_entry(project: Project, entry: Entry, maps: Sequence[PathMap], colors
                 if found.class_name is not None:
                     colors.setdefault(found.class_name, set()).add(found.class_color)
             result = replace(result, objects=len(kinds), cells=kinds.count("cell"))
-            ledger = Ledger.open(project.folder / OWN_FOLDER / "published", entry.id, seen.sha256)
+            ledger = Ledger.open(project.folder / OWN_FOLDER / "published", entry.id, seen.sha256, lambda: tree)
             if tree.writable and (gone := edit.lost(tree, ledger.state)):
                 problems.append(f"published earlier, but not there any more: {', '.join(gone[:10])}")
-            if ledger.unfinished:
-                notes.append("a publication was interrupted; the next one completes it")
+            if ledger.waiting:
+                notes.append("results were handed over to QuPath, which has not saved them yet")
+            elif ledger.unfinished:
+                notes.append("a publication was interrupted, or handed over to QuPath; the next one completes it")
         except MxbridgeError as error:
             problems.append(str(error))
     else:

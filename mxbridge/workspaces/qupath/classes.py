@@ -46,12 +46,15 @@ class ClassList:
         """Full class name -> signed ARGB, or None where the file has no colour."""
         return {i["name"]: i.get("color") for i in self._document["pathClasses"] if i.get("name")}
 
-    def extend(self, names: Iterable[str]) -> list[str]:
-        """Append the classes that are not listed yet, and write; say which these were. Raises ChangedMeanwhile, OutputError."""
+    def extend(self, names: Iterable[str], colors: Mapping[str, int] | None = None) -> list[str]:
+        """Append the classes that are not listed yet, and write; say which these were. colors: of some, else made of the names.
+
+        Raises ChangedMeanwhile, OutputError.
+        """
         known = self.colors
         new = [n for n in dict.fromkeys(names) if n not in known]
         if new:
-            colors = class_colors(new, known)
+            colors = class_colors(new, {**(colors or {}), **known})
             self._write([*self._document["pathClasses"], *({"name": n, "color": colors[n]} for n in new)])
         return new
 

@@ -29,11 +29,14 @@ _NOTHING = object()
 
 @dataclass(frozen=True)
 class Edited:
-    """What there is of ours after an edit. new_classes: full names the image uses now because of us."""
+    """What there is of ours after an edit. new_classes: full names the image uses now because of us. removed, added: ids of
+    objects that went and came; one in both has another shape now."""
 
     state: State
     notes: tuple[str, ...] = ()
     new_classes: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
 
 def index_objects(table: ObjectTable) -> dict[str, int]:
@@ -78,9 +81,10 @@ def put(
         state, kept, new_classes = _put_classes(table, state, results, changes, index, known_colors)
         if kept:
             notes.append(f"{kept} cells keep their class: it was changed since they were read")
-    state, more = made.put_objects(tree, state, results, keys, entry_id, known_colors)
+    objects = made.put_objects(tree, state, results, keys, entry_id, known_colors)
     new_classes += [n for o in results.objects for n in dict.fromkeys(o.class_names) if n is not None]
-    return Edited(state, (*notes, *more), tuple(dict.fromkeys(new_classes)))
+    notes += objects.notes
+    return Edited(objects.state, tuple(notes), tuple(dict.fromkeys(new_classes)), objects.removed, objects.added)
 
 
 def take(
@@ -200,6 +204,25 @@ def restore_classes(
             groups.setdefault(back, []).append(index[cell])
     _set_classes(table, groups, {**known_colors, **record.colors})
     return replace(state, reclassed={k: r for k, r in state.reclassed.items() if k != key})
+
+
+def without_gone(tree: ImageDataFile, results: Results) -> tuple[Results, list[str]]:
+    """The results without those cells that are not in the file any more, and the ids of these."""
+    index = index_objects(tree.table)
+    gone = [cell for cell in results.cell_ids if cell not in index]
+    if not gone:
+        return results, gone
+    stay = np.array([k for k, cell in enumerate(results.cell_ids) if cell in index], np.int64)
+    changes = results.class_changes
+    if changes is not None:
+        names, bases = (tuple(told[k] for k in stay) for told in (changes.names, changes.base_names))
+        changes = replace(changes, names=names, base_names=bases)
+    return replace(
+        results,
+        cell_ids=tuple(results.cell_ids[k] for k in stay),
+        measurements=tuple(replace(m, values=m.values[stay]) for m in results.measurements),
+        class_changes=changes,
+    ), gone
 
 
 def _check_cells(results: Results, index: Index) -> None:

@@ -94,7 +94,7 @@ def read_hand_classes(
         return nothing
     tree, seen = read_data(path)
     try:
-        cells, _ = cells_of(tree, kind, ANYWHERE, _published(workspace, ref, seen))
+        cells, _ = cells_of(tree, kind, ANYWHERE, _published(workspace, ref, seen, tree))
     except InputError as error:
         error.message = f"{ref} ({path}): {error.message}"
         raise
@@ -119,8 +119,10 @@ def read_columns(tree: ImageDataFile, ids: Sequence[str], names: Sequence[str]) 
     return values
 
 
-def _published(workspace: QuPathWorkspace, ref: ImageRef, seen: Seen) -> State:
-    return Ledger.open(workspace.own_folder / "published", int(ref.id), seen.sha256).state
+def _published(workspace: QuPathWorkspace, ref: ImageRef, seen: Seen, tree: ImageDataFile | None = None) -> State:
+    path = workspace.project.data_path(int(ref.id))
+    ledgers = workspace.own_folder / "published"
+    return Ledger.open(ledgers, int(ref.id), seen.sha256, lambda: tree or read_data(path)[0]).state
 
 
 def _regions(tree: ImageDataFile, cells: OutlineCells, speaks: Callable[[str], bool]) -> list[Region]:

@@ -26,6 +26,7 @@ from mxbridge.workspaces.qupath.views import (
     KEYS,
     SHOWN,
     Shown,
+    View,
     channels_are_ours,
     channels_of,
     hash_of,
@@ -81,11 +82,27 @@ def add_joined_entry(
     that QuPath would see.
     """
     project = Project.open(project_path)
-    source = project.entry(entry_id)
     sweep_views(project)
+    view = joined_view(project, entry_id, derived, name, path_maps=path_maps)
+    return Shown(None, False) if view is None else put_view(project, view)
+
+
+def joined_view(
+    project: Project,
+    entry_id: int,
+    derived: Sequence[DerivedFile],
+    name: str | None = None,
+    *,
+    path_maps: Sequence[PathMap] = (),
+) -> View | None:
+    """What :func:`add_joined_entry` makes of a project, which is only read; None where there is nothing to show.
+
+    Raises as that does.
+    """
+    source = project.entry(entry_id)
     there = _find(project, entry_id)
     if there is None and not derived:
-        return Shown(None, False)
+        return None
     base, wanted = None, []
     if derived:  # nothing else needs the pixels, which may be out of reach
         base = open_pixels(source.builder, name=source.name, locate=lambda uri: project.locate(uri, path_maps))
@@ -93,9 +110,7 @@ def add_joined_entry(
         wanted = [_part(project, base, source, file) for file in derived]
     parts, notes = _merged(project, there, wanted)
     raw, kept = _described(source, base, parts, there)
-    return put_view(
-        project, source, there, raw, name or f"{source.name} (joined)", [*notes, *kept], _description(source)
-    )
+    return View(source, there, raw, name or f"{source.name} (joined)", _description(source), (*notes, *kept))
 
 
 def remove_joined_channels(project_path: Path, entry_id: int, result_keys: Collection[str]) -> Shown:
@@ -118,7 +133,7 @@ def remove_joined_channels(project_path: Path, entry_id: int, result_keys: Colle
     raw, notes = _described(source, None, parts, there)
     if not parts:
         notes.append(f"{there.name} ({there.id}) stays without derived channels: its objects were saved in QuPath")
-    return put_view(project, source, there, raw, there.name, notes, _description(source))
+    return put_view(project, View(source, there, raw, there.name, _description(source), tuple(notes)))
 
 
 def joined_keys(project: Project, entry_id: int) -> tuple[str, ...]:

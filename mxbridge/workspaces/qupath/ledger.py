@@ -2,19 +2,20 @@
 
 ``<project>/mxbridge/published/<entry id>.json`` names everything; arrays (ids, what was overwritten) lie in an npz file beside
 it whose name the JSON gives. The ledger is written before ``data.qpdata`` with both the old and the new state, and once
-more after it: whichever of the two ``data.qpdata`` files a killed run left on disk, the ledger knows which one it is.
+more after it: whichever of the two ``data.qpdata`` files a killed run left on disk, the ledger knows which one it is. Results
+that were handed over to an open image are written there by QuPath, some time or never: until then the journal stays open.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 from mxbridge.errors import BrokenFile
 from mxbridge.formats.atomic import output_error, write_atomically
 from mxbridge.formats.exchange import read_seen
+
+if TYPE_CHECKING:
+    from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 
 FORMAT = 1
 _LIMIT = 1 << 30
@@ -128,11 +132,19 @@ class Ledger:
         self.written_sha: str | None = None
         """sha256 of the data.qpdata we wrote last."""
         self.unfinished = False
-        """A killed run left a journal behind: what follows the rename was perhaps not done."""
+        """A killed run left a journal behind: what follows the rename was perhaps not done; or :attr:`waiting`."""
+        self.waiting: State | None = None
+        """What there will be once QuPath has saved what was handed over to it; None where nothing waits for that."""
 
     @classmethod
-    def open(cls, folder: Path, entry_id: int, data_sha: str | None) -> Ledger:
-        """data_sha: sha256 of data.qpdata now, None where there is none. Raises BrokenFile; never forgets silently."""
+    def open(
+        cls, folder: Path, entry_id: int, data_sha: str | None, tree: Callable[[], ImageDataFile] | None = None
+    ) -> Ledger:
+        """data_sha: sha256 of data.qpdata now, None where there is none. tree: its objects, asked for where results were handed
+        over to QuPath and something was saved since, which may or may not be these results; without, they are taken for saved.
+
+        Raises BrokenFile; never forgets silently.
+        """
         ledger = cls(folder, entry_id)
         if not ledger.path.exists():
             return ledger
@@ -146,8 +158,13 @@ class Ledger:
             ledger.unfinished = journal is not None
             # Unless the old file is still there, the rename happened; a user may have saved on top of it since.
             use_journal = journal is not None and journal["before"] != data_sha
+            states = [_read_state(told["state"], arrays) for told in (document, journal) if told is not None]
+            handed_over = journal is not None and journal["after"] is None
+            if use_journal and handed_over and tree is not None:
+                use_journal = was_applied(tree(), *states)
             ledger.written_sha = journal["after"] if use_journal else document["written"]
-            ledger.state = _read_state(journal["state"] if use_journal else document["state"], arrays)
+            ledger.state = states[1] if use_journal else states[0]
+            ledger.waiting = states[1] if handed_over and not use_journal else None
             if journal is not None:  # the class list is extended before the rename
                 classes = dict.fromkeys([*ledger.state.classes_added, *journal["state"]["classes_added"]])
                 ledger.state = replace(ledger.state, classes_added=tuple(classes))
@@ -159,14 +176,18 @@ class Ledger:
             ) from error
         return ledger
 
-    def begin(self, new: State, *, before: str | None, after: str) -> None:
-        """Write the journal: data.qpdata is about to change from ``before`` to ``after``."""
+    def begin(self, new: State, *, before: str | None, after: str | None) -> None:
+        """Write the journal: data.qpdata is about to change from ``before`` to ``after``, None where QuPath will write it."""
         self._save(new, before=before, after=after)
 
     def finish(self, new: State, written_sha: str | None) -> None:
         """The change is done: forget the journal."""
-        self.state, self.written_sha, self.unfinished = new, written_sha, False
+        self.state, self.written_sha, self.unfinished, self.waiting = new, written_sha, False, None
         self._save(None, before=None, after=None)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove arrays of earlier states."""
         keep = json.loads(self.path.read_text(encoding="utf-8"))["arrays"]["file"] if self.path.exists() else None
         for old in self.path.parent.glob(f"{self.path.stem}-*.npz"):
             if old.name != keep:
@@ -239,6 +260,43 @@ def values_sha(ids: Sequence[str], values: NDArray[np.floating]) -> str:
     column = np.ascontiguousarray(values, np.float32).copy()
     column[np.isnan(column)] = np.nan
     return hashlib.sha256("\n".join(ids).encode() + b"\0" + column.tobytes()).hexdigest()
+
+
+def was_applied(tree: ImageDataFile, old: State, new: State) -> bool:
+    """Whether a file that QuPath saved has the results that were handed over to it: ``new`` rather than ``old``.
+
+    A user may have edited some of them since, so the first kind of result that tells the two apart decides. Where nothing
+    tells them apart it does not matter which is taken.
+    """
+    row = {identity: k for k, identity in enumerate(tree.table.ids) if identity is not None}
+    before, after = ({i for made in state.objects.values() for i in made.ids} for state in (old, new))
+    for more, answer in ((after - before, True), (before - after, False)):
+        if more:
+            return answer == any(i in row for i in more)
+    for name, column in new.columns.items():
+        cells = [i for i in column.ids if i in row]
+        had, values = tree.table.columns(np.array([row[i] for i in cells], np.int64), [name])[name]
+        if name not in old.columns and not column.had.any() and cells:
+            return bool(had.any())
+        earlier = old.columns[name].values_sha if name in old.columns else None
+        told = values_sha(cells, values.astype(np.float32))
+        if earlier != column.values_sha and told in (earlier, column.values_sha):
+            return told != earlier
+    for key, record in new.reclassed.items():
+        before_it = old.reclassed.get(key)
+        was = dict(zip(before_it.ids, before_it.new, strict=True)) if before_it else {}
+        differ = [
+            (i, was.get(i, first), now)
+            for i, first, now in zip(record.ids, record.old, record.new, strict=True)
+            if i in row and was.get(i, first) != now
+        ]
+        names = tree.table.class_names(np.array([row[i] for i, _, _ in differ], np.int64))
+        votes = [name == now for (_, once, now), name in zip(differ, names, strict=True) if name in (once, now)]
+        if votes:
+            return 2 * sum(votes) > len(votes)
+    for value in new.image_values.keys() - old.image_values.keys():
+        return value in tree.image_values
+    return True
 
 
 def same_result(a: State, b: State) -> bool:

@@ -44,6 +44,16 @@ def is_made(candidate: PathObject) -> bool:
 
 
 @dataclass(frozen=True)
+class Put:
+    """What was done with the objects of some result keys. removed, added: their ids; one in both has another shape now."""
+
+    state: State
+    notes: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Wanted:
     """The objects of one image's results, numbered through. ids: of all. which: number of the part, index in it."""
 
@@ -77,7 +87,7 @@ def put_objects(
     keys: Collection[str],
     entry_id: str,
     known_colors: Colors,
-) -> tuple[State, list[str]]:
+) -> Put:
     """Make the objects of ``keys`` in the tree those of ``results``; edited ones are kept, of the others only what is
     another is touched. A class that a user has given to one of them since stays as well, and with it an object that is not
     wanted any more, or not in this shape."""
@@ -113,6 +123,7 @@ def put_objects(
             stale.append(row)
     reclassed = _follow(table, state, wanted, staying, known_colors)
     deleted = _deleted_by_user(state, results, set(ids)) & set(wanted.ids)
+    gone = tuple(table.ids[row] or "" for row in stale)
     if stale:
         tree.remove_rows(np.array(stale, np.int64))
     missing = [k for k, identity in enumerate(wanted.ids) if k not in done and identity not in deleted]
@@ -122,7 +133,8 @@ def put_objects(
     notes = _edited_note(int(edited.sum()) + sum(map(len, kept.values())))
     notes += [f"{reclassed} objects keep the class they were given in QuPath"] if reclassed else []
     notes += [f"{len(deleted)} objects stay deleted, as they were deleted in QuPath"] if deleted else []
-    return replace(state, objects=objects | _remembered(wanted, results.run_id, kept, given)), notes
+    state = replace(state, objects=objects | _remembered(wanted, results.run_id, kept, given))
+    return Put(state, tuple(notes), gone, tuple(wanted.ids[k] for k in missing))
 
 
 def take_objects(tree: ImageDataFile, state: State, keys: Collection[str], entry_id: str) -> tuple[State, list[str]]:

@@ -9,7 +9,7 @@ journal which of the two states is on disk and goes on from there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,11 @@ from mxbridge.workspaces.qupath.last_read import LastRead, read_bytes
 from mxbridge.workspaces.qupath.ledger import Ledger, ToldClasses, same_result
 from mxbridge.workspaces.qupath.project import Entry, Project, dump_json
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, new_image_data
+
+CALLED_BACK = (
+    "These results had been handed over to QuPath and not been saved there. If the image is open, choose File > Reload data, or "
+    "QuPath's next save brings them into the project after all"
+)
 
 
 @dataclass(frozen=True)
@@ -46,30 +51,33 @@ class Publication:
         if self._path.exists():
             self._before, self._seen = read_bytes(self._path)
         self._published = own_folder / "published"
-        self._ledger = Ledger.open(self._published, entry.id, self._seen.sha256 if self._seen else None)
+        self.ledger = Ledger.open(self._published, entry.id, self.data_sha, lambda: last.read(self._path)[0])
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(sorted(self._ledger.state.keys))
+        return tuple(sorted(self.ledger.state.keys))
 
     def keys_to_take(self, keys: Collection[str], run_id: str | None) -> set[str]:
         """Those of ``keys`` under which no other run has published since."""
-        state = self._ledger.state
+        state = self.ledger.state
         return (
             set(keys) if run_id is None else {k for k in keys if k in state.keys_of_run(run_id) or k not in state.keys}
         )
 
     def lost(self) -> tuple[str, ...]:
-        return tuple(edit.lost(self._last.read(self._path)[0], self._ledger.state)) if self._seen else self.keys
+        return tuple(edit.lost(self._last.read(self._path)[0], self.ledger.state)) if self._seen else self.keys
+
+    @property
+    def data_sha(self) -> str | None:
+        """sha256 of ``data.qpdata`` as it was read; None where there is none."""
+        return self._seen.sha256 if self._seen else None
 
     def put(self, results: Results) -> Outcome:
         """Raises ChangedMeanwhile, OutputError, InputError; then ``data.qpdata`` is as it was."""
-        classes = self._classes()
+        classes = self.classes()
 
         def change(tree: ImageDataFile) -> edit.Edited:
-            return edit.put(
-                tree, self._ledger.state, results, entry_id=str(self._entry.id), known_colors=classes.colors
-            )
+            return edit.put(tree, self.ledger.state, results, entry_id=str(self._entry.id), known_colors=classes.colors)
 
         return self._run(change, classes)
 
@@ -78,16 +86,46 @@ class Publication:
 
         run_id: leave what another run has published under these keys since.
         """
+        waiting = self.ledger.waiting
+        called_back = waiting is not None and bool(
+            set(keys) & (waiting.keys if run_id is None else waiting.keys_of_run(run_id))
+        )
         if run_id is not None:
-            keys = set(keys) & self._ledger.state.keys_of_run(run_id)
-        if not set(keys) & self._ledger.state.keys and not self._ledger.unfinished:
+            keys = set(keys) & self.ledger.state.keys_of_run(run_id)
+        if not set(keys) & self.ledger.state.keys and not self.ledger.unfinished:
             return Outcome(False, ("nothing of this result is published here",))
-        classes = self._classes()
+        classes = self.classes()
 
         def change(tree: ImageDataFile) -> edit.Edited:
-            return edit.take(tree, self._ledger.state, keys, entry_id=str(self._entry.id), known_colors=classes.colors)
+            return edit.take(tree, self.ledger.state, keys, entry_id=str(self._entry.id), known_colors=classes.colors)
 
-        return self._run(change, classes, forget_classes=True)
+        done = self._run(change, classes, forget_classes=True)
+        return Outcome(True, (*done.notes, CALLED_BACK)) if called_back else done
+
+    def edit(self, change: Callable[[ImageDataFile], Mapping[str, int]]) -> bool:
+        """Change objects in the user's name: nothing of it is remembered as ours. Whether anything was written.
+
+        change: edits the objects and returns the colours of the classes it has given. Raises as :meth:`put`.
+        """
+        refuse_links(self._project, self._entry.id)
+        classes = self.classes()
+        for folder in (self._path.parent, classes.path.parent):
+            sweep(folder)
+        tree = self.tree()
+        colors = change(tree)
+        data = tree.to_bytes()
+        if data == self._before or (self._before is None and not tree.root.members):
+            return False
+        if (
+            self.ledger.unfinished and self.ledger.waiting is None
+        ):  # what a killed run did, before the file is another one
+            self.ledger.finish(self.ledger.state, self.ledger.written_sha)
+        if classes.exists:
+            classes.extend(colors, colors)
+        _make_folder(self._path.parent)
+        self._seen = replace_seen(self._path, data, self._seen, verify=tree.verify, backup=self._backup())
+        self._write_summary(tree)
+        return True
 
     def _run(
         self, change: Callable[[ImageDataFile], edit.Edited], classes: ClassList, *, forget_classes: bool = False
@@ -95,12 +133,7 @@ class Publication:
         refuse_links(self._project, self._entry.id)
         for folder in (self._project.folder, self._path.parent, self._published, classes.path.parent):
             sweep(folder)
-        tree = self._tree()
-        if not tree.writable:
-            raise OutputError(
-                f"{self._path}: cannot be written to: {tree.why_not_writable}",
-                hint="Open and save the image once in QuPath 0.4 or later, then run again",
-            )
+        tree = self.tree()
         edited = change(tree)
         if (
             self._before is None and not tree.root.members and not tree.image_values
@@ -108,15 +141,14 @@ class Publication:
             return Outcome(False, edited.notes)
         data = tree.to_bytes()
         same_bytes = data == self._before
-        if same_bytes and same_result(edited.state, self._ledger.state) and not self._ledger.unfinished:
+        if same_bytes and same_result(edited.state, self.ledger.state) and not self.ledger.unfinished:
             return Outcome(False, edited.notes)
         # a project without a list gets QuPath's own classes when it is opened; a list of ours alone would hide them
         listed = [n for n in class_colors(edited.new_classes, {}) if n not in classes.colors] if classes.exists else []
-        added = tuple(dict.fromkeys([*self._ledger.state.classes_added, *listed]))
+        added = tuple(dict.fromkeys([*self.ledger.state.classes_added, *listed]))
         state = replace(edited.state, classes_added=added)
         if not same_bytes:
-            before = self._seen.sha256 if self._seen else None
-            self._ledger.begin(state, before=before, after=hashlib.sha256(data).hexdigest())
+            self.ledger.begin(state, before=self.data_sha, after=hashlib.sha256(data).hexdigest())
             try:
                 classes.extend(listed)
                 _make_folder(self._path.parent)
@@ -124,10 +156,11 @@ class Publication:
             except MxbridgeError:
                 self._forget(data, classes, listed)
                 raise
-        self._write_summary(tree)
+        if not same_bytes or self.ledger.waiting is None:
+            self._write_summary(tree)
         if forget_classes and not state.keys:
             state = replace(state, classes_added=self._drop_classes(classes, state.classes_added))
-        self._ledger.finish(state, self._seen.sha256 if self._seen else None)
+        self.ledger.finish(state, self.data_sha)
         return Outcome(not same_bytes, edited.notes)
 
     def _forget(self, data: bytes, classes: ClassList, listed: list[str]) -> None:
@@ -138,11 +171,18 @@ class Publication:
             if self._path.exists() and self._path.read_bytes() == data:
                 return
             classes.drop(listed)
-            self._ledger.finish(self._ledger.state, self._ledger.written_sha)
+            self.ledger.finish(self.ledger.state, self.ledger.written_sha)
 
-    def _tree(self) -> ImageDataFile:
+    def tree(self) -> ImageDataFile:
+        """The objects, to edit; none where nothing was saved yet. Raises OutputError where they cannot be written again."""
         if self._before is not None and self._seen is not None:
-            return self._last.to_edit(self._path, self._before, self._seen)
+            tree = self._last.to_edit(self._path, self._before, self._seen)
+            if tree.writable:
+                return tree
+            raise OutputError(
+                f"{self._path}: cannot be written to: {tree.why_not_writable}",
+                hint="Open and save the image once in QuPath 0.4 or later, then run again",
+            )
         metadata = self._entry.builder.get("metadata") or {}
         return new_image_data(
             self._entry.builder,
@@ -154,11 +194,12 @@ class Publication:
         """The bytes to keep: a state that others wrote. Our own earlier result never replaces it."""
         if self._before is None:
             return None
-        ours = self._seen is not None and self._seen.sha256 == self._ledger.written_sha
+        ours = self._seen is not None and self._seen.sha256 == self.ledger.written_sha
         there = self._path.with_name(self._path.name + BACKUP_SUFFIX).exists()
         return None if ours and there else self._before
 
-    def _classes(self) -> ClassList:
+    def classes(self) -> ClassList:
+        """The project's class list. Raises BrokenFile."""
         return ClassList(self._project.folder / "classifiers" / "classes.json")
 
     def _drop_classes(self, classes: ClassList, added: tuple[str, ...]) -> tuple[str, ...]:

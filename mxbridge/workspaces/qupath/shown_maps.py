@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mxbridge.errors import InputError, NoPixelSize, NotApplicable, SourceError, Unsupported
+from mxbridge.errors import InputError, MxbridgeError, NoPixelSize, NotApplicable, SourceError, Unsupported
 from mxbridge.formats.atomic import output_error
 from mxbridge.formats.exchange import sweep
 from mxbridge.formats.ome_tiff import RGB_SAMPLES, write_ome_tiff
@@ -24,7 +24,7 @@ from mxbridge.formats.open_image import open_image
 from mxbridge.formats.pixels import Level
 from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.results import DerivedImage
-from mxbridge.workspaces.qupath.apart import ApartFile, apart_files, hide_apart, show_apart
+from mxbridge.workspaces.qupath.apart import ApartFile, apart_files, apart_view, hide_apart, show_apart
 from mxbridge.workspaces.qupath.builders import shown_channels
 from mxbridge.workspaces.qupath.joined import (
     PIXEL_TYPES,
@@ -33,14 +33,18 @@ from mxbridge.workspaces.qupath.joined import (
     check_base,
     joined_files,
     joined_keys,
+    joined_view,
     remove_joined_channels,
 )
 from mxbridge.workspaces.qupath.pixels import open_pixels, pixel_size
 from mxbridge.workspaces.qupath.project import Project
 from mxbridge.workspaces.qupath.uris import PathMap
-from mxbridge.workspaces.qupath.views import Shown, is_refreshed
+from mxbridge.workspaces.qupath.views import Shown, View, is_refreshed
 
 ZARR, TIFF = ".ome.zarr", ".ome.tif"
+
+_NOT_SHOWN = (NotApplicable, NoPixelSize, SourceError, Unsupported)
+"""Why maps stay files: nothing that a user has done wrong."""
 
 TOP = {"uint8": 255, "uint16": 65535, "float32": 1}
 """What stands for a fraction of 1 in each type that QuPath joins."""
@@ -69,23 +73,66 @@ def show_maps(
         first = add_joined_entry(project_path, entry_id, [])
         return _both(first, show_apart(project_path, entry_id, []))
     project = Project.open(project_path)
-    entry = project.entry(entry_id)
-    base = open_pixels(entry.builder, name=entry.name, locate=lambda uri: project.locate(uri, path_maps))
-    if um_per_px is not None:
-        base = base.with_pixel_size(um_per_px)
+    base = _base(project, entry_id, path_maps, um_per_px)
     sweep(folder)
     first = Shown(None, False)
     notes: tuple[str, ...] = ()
     try:
-        if joined:
-            check_base(entry, base)
-        files = [_file_of(folder, image, base) for image in joined]
+        files = _joined_files(project, entry_id, folder, joined, base)
         first = add_joined_entry(project_path, entry_id, files, path_maps=path_maps)
-    except (NotApplicable, NoPixelSize, SourceError, Unsupported) as error:
+    except _NOT_SHOWN as error:
         first = add_joined_entry(project_path, entry_id, [])
-        notes = (f"maps are not shown in QuPath: {error.message}",)
+        notes = (_why_not(error),)
     second = show_apart(project_path, entry_id, [_apart_file_of(folder, image, base) for image in apart])
     return replace(_both(first, second), notes=(*first.notes, *notes, *second.notes))
+
+
+def describe_maps(
+    project: Project,
+    entry_id: int,
+    folder: Path,
+    derived: Sequence[DerivedImage],
+    *,
+    path_maps: Sequence[PathMap] = (),
+    um_per_px: float | None = None,
+) -> tuple[list[View], tuple[str, ...]]:
+    """The entries that :func:`show_maps` would add or change, and notes; full-size files are made, the project is only read.
+
+    Raises as that does.
+    """
+    if not derived:
+        return [], ()
+    base = _base(project, entry_id, path_maps, um_per_px)
+    sweep(folder)
+    views: list[View] = []
+    notes: tuple[str, ...] = ()
+    try:
+        files = _joined_files(project, entry_id, folder, [image for image in derived if image.show == "joined"], base)
+        view = joined_view(project, entry_id, files, path_maps=path_maps) if files else None
+        views += [] if view is None else [view]
+    except _NOT_SHOWN as error:
+        notes = (_why_not(error),)
+    apart = [_apart_file_of(folder, image, base) for image in derived if image.show == "apart"]
+    return [*views, *(apart_view(project, entry_id, file) for file in apart)], notes
+
+
+def _base(project: Project, entry_id: int, path_maps: Sequence[PathMap], um_per_px: float | None) -> LocalImage:
+    """The image that maps are shown with."""
+    entry = project.entry(entry_id)
+    base = open_pixels(entry.builder, name=entry.name, locate=lambda uri: project.locate(uri, path_maps))
+    return base if um_per_px is None else base.with_pixel_size(um_per_px)
+
+
+def _joined_files(
+    project: Project, entry_id: int, folder: Path, joined: Sequence[DerivedImage], base: LocalImage
+) -> list[DerivedFile]:
+    if joined:
+        check_base(project.entry(entry_id), base)
+    return [_file_of(folder, image, base) for image in joined]
+
+
+def _why_not(error: MxbridgeError) -> str:
+    return f"maps are not shown in QuPath: {error.message}"
 
 
 def _both(first: Shown, second: Shown) -> Shown:

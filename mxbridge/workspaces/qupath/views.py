@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from mxbridge.errors import InputError, OutputError
 from mxbridge.formats.atomic import make_folder, write_atomically
 from mxbridge.formats.exchange import read_seen, replace_seen, sweep
 from mxbridge.formats.json_files import parse_json
+from mxbridge.workspaces.qupath.builders import files_of
 from mxbridge.workspaces.qupath.project import METADATA_MARK, Entry, Project, dump_json
 from mxbridge.workspaces.qupath.publication import refuse_links
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
@@ -58,6 +59,20 @@ class Shown:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class View:
+    """An entry as it has to be, decided before anything is written. there: as it is now, None for a new one. raw: its
+    ``serverBuilder``, and the ``metadata`` that are ours. text: description of a new one.
+    """
+
+    source: Entry
+    there: Entry | None
+    raw: dict[str, Any]
+    name: str
+    text: str
+    notes: tuple[str, ...] = ()
+
+
 def views_of(project: Project, entry_id: int) -> list[Entry]:
     """The entries that show an image in another way; of several alike, copies that a user made, the one made first."""
     found: dict[tuple[str, ...], Entry] = {}
@@ -80,13 +95,25 @@ def refreshing(project: Project, entry_id: int) -> Iterator[None]:
     leaves a mark there, and :func:`is_refreshed` tells."""
     there = views_of(project, entry_id)
     for view in there:
-        folder = project.data_folder(view.id)
-        if folder.is_dir() and not (folder / MARK).exists():
-            refuse_links(project, view.id)
-            _write_mark(project, view.id, str(view.metadata.get(OBJECTS) or ""))
+        _outdate(project, view)
     yield
     for view in there:
         _remove_mark(project, view.id)
+
+
+def outdate(project: Project, entry_id: int, but: Collection[str]) -> None:
+    """The entries that show an image, all but these ids, have to follow what QuPath will save there: the next publication lets
+    them, and until then :func:`is_refreshed` tells. Those whose objects a user has saved are left alone."""
+    for view in views_of(project, entry_id):
+        if str(view.id) not in but and objects_are_ours(project, view):
+            _outdate(project, view)
+
+
+def _outdate(project: Project, view: Entry) -> None:
+    folder = project.data_folder(view.id)
+    if folder.is_dir() and not (folder / MARK).exists():
+        refuse_links(project, view.id)
+        _write_mark(project, view.id, str(view.metadata.get(OBJECTS) or ""))
 
 
 def is_refreshed(project: Project, entry_id: int) -> bool:
@@ -122,21 +149,35 @@ def hash_of(channels: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(json.dumps([[c.get("name"), c.get("color")] for c in channels]).encode()).hexdigest()[:32]
 
 
-def put_view(
-    project: Project,
-    source: Entry,
-    there: Entry | None,
-    raw: dict[str, Any],
-    name: str,
-    notes: Sequence[str],
-    text: str,
-) -> Shown:
-    """Add an entry, or change one that is there to what ``raw`` says. text: description of a new one."""
-    notes = list(notes)
+def as_document(project: Project, view: View) -> dict[str, Any] | None:
+    """What QuPath itself has to add or replace, as plain JSON; None where it shows that already.
+
+    The metadata that say which objects were copied are left out: whoever copies them knows.
+    """
+    there, raw = view.there, view.raw
+    if there is not None:
+        now, wanted = there.builder, raw["serverBuilder"]
+        told = all(there.metadata.get(key) == value for key, value in raw["metadata"].items())
+        if told and files_of(now) == files_of(wanted) and hash_of(channels_of(now)) == hash_of(channels_of(wanted)):
+            return None
+    kept = {} if there is None else {k: v for k, v in there.metadata.items() if k not in (OBJECTS, COPIED)}
+    return {
+        "name": view.name if there is None else there.name,
+        "description": view.text if there is None else there.description,
+        "metadata": {**kept, **raw["metadata"]},
+        "serverBuilder": raw["serverBuilder"],
+        "replaces": None if there is None else str(there.id),
+        "objects": "copy" if there is None or objects_are_ours(project, there) else "keep",
+    }
+
+
+def put_view(project: Project, view: View) -> Shown:
+    """Add an entry, or change one that is there."""
+    source, there, raw, notes = view.source, view.there, view.raw, list(view.notes)
     refuse_links(project, source.id)
     if there is None:
-        there = project.add_entry(name, raw["serverBuilder"], description=text)
-        notes = [*notes, f"{name} ({there.id}) was added. {_REOPEN}"]
+        there = project.add_entry(view.name, raw["serverBuilder"], description=view.text)
+        notes = [*notes, f"{view.name} ({there.id}) was added. {_REOPEN}"]
         _mark(project, there.id, project.data_path(source.id))
     refuse_links(project, there.id)
     make_folder(project.data_folder(there.id))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mxbridge.cells import OutlineCells
 from mxbridge.errors import (
@@ -28,6 +29,7 @@ from mxbridge.stains import StainVectors
 from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.cells import cells_of
+from mxbridge.workspaces.qupath.handover.hand_over import HandedOver, hand_over
 from mxbridge.workspaces.qupath.last_read import LastRead
 from mxbridge.workspaces.qupath.ledger import Ledger
 from mxbridge.workspaces.qupath.lock import ProjectLock
@@ -35,7 +37,7 @@ from mxbridge.workspaces.qupath.made import object_id
 from mxbridge.workspaces.qupath.pixels import open_pixels
 from mxbridge.workspaces.qupath.project import Entry, Project
 from mxbridge.workspaces.qupath.publication import Publication, refuse_links
-from mxbridge.workspaces.qupath.shown_maps import hide_maps, maps_are_shown, show_maps
+from mxbridge.workspaces.qupath.shown_maps import describe_maps, hide_maps, maps_are_shown, show_maps
 from mxbridge.workspaces.qupath.stain_vectors import stains_of
 from mxbridge.workspaces.qupath.uris import PathMap
 from mxbridge.workspaces.qupath.views import refreshing
@@ -94,6 +96,11 @@ class QuPathWorkspace(Workspace):
         return model if isinstance(model, str) else None
 
     @property
+    def opened(self) -> dict[str, Any]:
+        told = {"path_maps": [f"{m.old}={m.new}" for m in self._path_maps], "um_per_px": self._um_per_px}
+        return {name: value for name, value in told.items() if value}
+
+    @property
     def project(self) -> Project:
         """The project as it was when the workspace was opened."""
         return self._project
@@ -111,13 +118,15 @@ class QuPathWorkspace(Workspace):
         return self.own_folder / "derived" / str(self._entry(ref).id)
 
     def list(self, names: Sequence[str] = ()) -> list[ImageRef]:
-        """All images in the project's order, or those named; several images of one name are all meant by it."""
+        """All images in the project's order, or those named; several images of one name are all meant by it, and exactly one
+        by ``id:3``."""
         entries = self._project.entries
         if not names:
             return [_ref(e) for e in entries if not e.made_by_mxbridge]
         found: dict[int, Entry] = {}
         for wanted in names:
-            named = [e for e in entries if e.name == wanted] or [e for e in entries if str(e.id) == wanted]
+            named = [e for e in entries if f"id:{e.id}" == wanted]  # as the buttons in QuPath name an image
+            named = named or [e for e in entries if e.name == wanted] or [e for e in entries if str(e.id) == wanted]
             named = named or [e for e in entries if _loosely(e.name) == _loosely(wanted)]
             if not named:
                 raise UnknownName("image", wanted, [str(_ref(e)) for e in entries], where=str(self._project.path))
@@ -165,6 +174,24 @@ class QuPathWorkspace(Workspace):
                     um_per_px=self._um_per_px,
                 )
         return self._published(results.image, entry, outcome.changed or maps.changed, (*outcome.notes, *maps.notes))
+
+    def hand_over(self, results: Results, folder: Path, *, task: str, model: str) -> HandedOver:
+        """Write what publishing would do as a file for a script in QuPath; see :mod:`.handover.hand_over`. Derived images are where
+        :meth:`publish` expects them. folder: of the file. Raises as publish, but only for cells when all of them are gone."""
+        with self.locked(PUBLISHING_TAKES):
+            project, entry = self._now(results.image)
+            views, notes = describe_maps(
+                project,
+                entry.id,
+                self.derived_folder(results.image),
+                results.derived,
+                path_maps=self._path_maps,
+                um_per_px=self._um_per_px,
+            )
+            publication = Publication(project, entry, self.own_folder, self._last)
+            return hand_over(
+                project, entry, publication, results, views, folder=folder, task=task, model=model, notes=notes
+            )
 
     def holds(self, results: Results) -> bool:
         try:
@@ -256,7 +283,7 @@ class QuPathWorkspace(Workspace):
         if not path.exists():
             return None, ()
         tree, seen = self._last.read(path)
-        ledger = Ledger.open(self.own_folder / "published", entry.id, seen.sha256)
+        ledger = Ledger.open(self.own_folder / "published", entry.id, seen.sha256, lambda: tree)
         try:
             cells, warnings = cells_of(tree, kind, image.shape, ledger.state)
         except InputError as error:
@@ -266,8 +293,8 @@ class QuPathWorkspace(Workspace):
             warnings.append(f"nothing can be published on this image: {tree.why_not_writable}")
         elif gone := edit.lost(tree, ledger.state):
             warnings.append(
-                f"published earlier, but not there any more: {', '.join(gone[:10])}; "
-                "QuPath probably saved over it. `mxbridge publish RUN` repeats a publication"
+                f"published earlier, but not there any more: {', '.join(gone[:10])}; QuPath probably saved an older state "
+                "over it, or was handed these results and never saved them. `mxbridge publish RUN` repeats a publication"
             )
         return cells, tuple(warnings)
 
