@@ -1,0 +1,186 @@
+// mxbridge 0.1.0, format 1. Written by: mxbridge qupath install-scripts
+// What mxbridge found, as it is handed over to QuPath.
+
+import groovy.json.JsonSlurper
+import groovy.transform.CompileStatic
+import java.security.MessageDigest
+import java.util.zip.GZIPInputStream
+
+/** What one object becomes. values: one per column, or null. without: measurements to take away. */
+@CompileStatic
+class MxbridgeChange {
+    static final int KEEP = -2
+    static final int NO_CLASS = -1
+
+    UUID id
+    double[] values
+    String[] without
+    int classNumber = KEEP
+}
+
+/** An exchange file, read and checked as a whole before anything is changed. */
+@CompileStatic
+class MxbridgeExchange {
+    /** Of the exchange file and of the settings at the top of the buttons. */
+    static final int FORMAT = 1
+
+    private static final String AGAIN = 'Nothing was changed; run mxbridge Apply results'
+
+    Map header
+    List<MxbridgeChange> cells = []
+    List<UUID> removed = []
+    Map<UUID, Map> objects = [:]
+    Map<String, Double> imageValues = [:]
+    List<String> imageRemoved = []
+
+    /** Throws MxbridgeProblem where the file is not there, not whole, of another version, or says something that makes no sense. */
+    static MxbridgeExchange read(File file) {
+        def exchange = new MxbridgeExchange()
+        try {
+            new InputStreamReader(new GZIPInputStream(new FileInputStream(file), 1 << 16), 'UTF-8').withCloseable { Reader reader ->
+                exchange.fill(new MxbridgeLines(reader))
+            }
+        } catch (MxbridgeProblem problem) {
+            throw new MxbridgeProblem("$file: $problem.message".toString())
+        } catch (IOException | RuntimeException | StackOverflowError error) {
+            def reason = "${error.message ?: error.class.simpleName}".readLines().first().take(200)
+            throw new MxbridgeProblem("$file is damaged ($reason). $AGAIN".toString())
+        }
+        exchange
+    }
+
+    /** Whether it leaves all objects and values as they are. */
+    boolean isEmpty() {
+        cells.isEmpty() && removed.isEmpty() && objects.isEmpty() && imageValues.isEmpty() && imageRemoved.isEmpty()
+    }
+
+    private void fill(MxbridgeLines lines) {
+        header = lines.next()
+        if (header.format != 'mxbridge-exchange') throw new MxbridgeProblem("is no exchange file of mxbridge. $AGAIN".toString())
+        if (header.version != FORMAT) {
+            throw new MxbridgeProblem("has format ${header.version}, this script speaks ${FORMAT}: run mxbridge qupath install-scripts again".toString())
+        }
+        checkHeader()
+        def counts = (Map) header.counts
+        int count = counts.lines as int
+        for (int number = 2; number < count; number++) take(lines.next())
+        boolean whole = lines.next().end == count - 1 && lines.isAtEnd()
+        if (!whole || cells.size() != counts.cells || removed.size() != counts.removed || objects.size() != counts.objects) {
+            throw new MxbridgeProblem("is not whole. $AGAIN".toString())
+        }
+    }
+
+    private void checkHeader() {
+        boolean named = ((List) header.columns).every { it instanceof String }
+        named &= ((List) header.classes).every { ((Map) it).name instanceof String }
+        named &= ((List) header.entries).every { ((Map) it).name instanceof String && ((Map) it).serverBuilder instanceof Map && ((Map) it).metadata instanceof Map }
+        if (!named || ((Map) header.image).id == null) throw new IllegalArgumentException('its first line does not name what it is about')
+    }
+
+    private void take(Map line) {
+        if (line.containsKey('image')) {
+            (line.image as Map).each { name, value -> imageValues[name as String] = number(value) }
+        } else if (line.containsKey('image_remove')) {
+            imageRemoved.addAll(line.image_remove as List<String>)
+        } else {
+            def id = UUID.fromString(line.id as String)
+            if (line.containsKey('remove')) removed << id
+            else if (line.containsKey('object')) objects[id] = checked(line.object as Map)
+            else cells << changeOf(id, line)
+        }
+    }
+
+    private MxbridgeChange changeOf(UUID id, Map line) {
+        def change = new MxbridgeChange(id: id)
+        if (line.m != null) {
+            def told = line.m as List
+            if (told.size() != (header.columns as List).size()) throw new IllegalArgumentException("${told.size()} values for $id".toString())
+            change.values = new double[told.size()]
+            for (int k = 0; k < told.size(); k++) change.values[k] = number(told[k])
+        }
+        if (line['-'] != null) change.without = (line['-'] as List<String>) as String[]
+        if (line.c != null) change.classNumber = classNumber(line.c, MxbridgeChange.NO_CLASS)
+        change
+    }
+
+    private Map checked(Map object) {
+        if (!(object.kind in ['annotation', 'detection', 'cell'])) throw new IllegalArgumentException("an object of kind $object.kind".toString())
+        if (object.c != null) classNumber(object.c, 0)
+        checkOutline((Map) object.geometry)
+        if (object.nucleus != null) checkOutline((Map) object.nucleus)
+        object
+    }
+
+    private static void checkOutline(Map shape) {
+        def polygons = shape.type == 'Polygon' ? [shape.coordinates] : (List) shape.coordinates
+        for (polygon in polygons) {
+            for (ring in (List) polygon) {
+                if (((List) ring).size() < 4) throw new IllegalArgumentException('an outline that is no polygon')
+                for (point in (List) ring) {
+                    def numbers = (List) point
+                    if (numbers.size() != 2 || !(numbers[0] instanceof Number) || !(numbers[1] instanceof Number)) throw new IllegalArgumentException('an outline that is no polygon')
+                }
+            }
+        }
+    }
+
+    private int classNumber(Object told, int lowest) {
+        int number = told as int
+        if (number < lowest || number >= (header.classes as List).size()) throw new IllegalArgumentException("there is no class $number".toString())
+        number
+    }
+
+    static String sha256(File file) {
+        def digest = MessageDigest.getInstance('SHA-256')
+        file.withInputStream { stream ->
+            def block = new byte[1 << 16]
+            for (int count = stream.read(block); count >= 0; count = stream.read(block)) digest.update(block, 0, count)
+        }
+        digest.digest().encodeHex().toString()
+    }
+
+    /** As QuPath keeps it: null is NaN, and others are what a float can hold. */
+    static double number(Object told) {
+        told == null ? Double.NaN : (double) (told as Number).floatValue()
+    }
+}
+
+/** Lines of bounded length, each a JSON document: a file may be anything until it was read. */
+@CompileStatic
+class MxbridgeLines {
+    private static final int LIMIT = 64 << 20
+
+    private final JsonSlurper slurper = new JsonSlurper()
+    private final Reader reader
+    private final char[] block = new char[1 << 16]
+    private int at = 0
+    private int filled = 0
+
+    MxbridgeLines(Reader reader) {
+        this.reader = reader
+    }
+
+    /** Nothing but the end comes now. */
+    boolean isAtEnd() {
+        if (at == filled) {
+            at = 0
+            filled = reader.read(block)
+        }
+        filled < 0
+    }
+
+    Map next() {
+        def line = new StringBuilder()
+        while (!isAtEnd()) {
+            int from = at
+            while (at < filled && block[at] != (char) '\n') at++
+            line.append(block, from, at - from)
+            if (line.length() > LIMIT) throw new IOException('a line without end')
+            if (at < filled) {
+                at++
+                return (Map) slurper.parseText(line.toString())
+            }
+        }
+        throw new EOFException('it ends too early')
+    }
+}

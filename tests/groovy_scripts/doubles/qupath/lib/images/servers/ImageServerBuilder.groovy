@@ -1,0 +1,7 @@
+package qupath.lib.images.servers
+
+class ImageServerBuilder {
+    static class ServerBuilder {
+        Map told
+    }
+}

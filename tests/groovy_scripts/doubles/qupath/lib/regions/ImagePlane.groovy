@@ -1,0 +1,7 @@
+package qupath.lib.regions
+
+class ImagePlane {
+    static final ImagePlane DEFAULT = new ImagePlane()
+
+    static ImagePlane getDefaultPlane() { DEFAULT }
+}
