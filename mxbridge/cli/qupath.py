@@ -1,4 +1,4 @@
-"""``mxbridge qupath``: new projects, checking projects; what the buttons ask for is beside this file."""
+"""``mxbridge qupath``: new projects, checking projects; buttons and files of objects are beside this file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from mxbridge.cli import console, options, qupath_hand_over
+from mxbridge.cli import console, options, qupath_hand_over, qupath_objects, qupath_scripts
 from mxbridge.errors import InputError, UsageError
 
-app = typer.Typer(help="QuPath projects: make one from images and masks, check one.", no_args_is_help=True)
+app = typer.Typer(help="QuPath projects: make and check one, script buttons, objects in and out.", no_args_is_help=True)
 
 
 @app.command()
@@ -72,4 +72,8 @@ def check(
         raise InputError(f"{report.project} has problems", hint="They are listed above")
 
 
+app.command("export-objects")(qupath_objects.export_objects)
+app.command("import-objects")(qupath_objects.import_objects)
+app.command("install-scripts")(qupath_scripts.install_scripts)
+app.command("uninstall-scripts")(qupath_scripts.uninstall_scripts)
 app.command("hand-over")(qupath_hand_over.hand_over)

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -93,7 +93,7 @@ def read_geojson(path: str | PathLike[str]) -> list[GeoObject]:
     objects = []
     for number, feature in enumerate(features):
         try:
-            objects.append(_object(feature))
+            objects += [_object(one) for one in _with_children(feature)]
         except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError) as error:
             raise BrokenFile(path, f"feature {number} is malformed ({error})") from error
     return objects
@@ -260,6 +260,16 @@ def _parse(path: Path, data: bytes) -> Any:
         raise BrokenFile(path, f"not valid JSON ({type(error).__name__})", position=position) from error
 
 
+def _with_children(feature: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A feature and those that QuPath wrote inside it, when it was asked for a hierarchy."""
+    waiting = [feature]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        properties = one.get("properties") or {}
+        waiting += reversed(properties.get("childObjects") or properties.get("children") or [])
+
+
 def _object(feature: dict[str, Any]) -> GeoObject:
     if feature.get("type") != "Feature":
         return GeoObject("annotation", _geometry(feature))
@@ -346,7 +356,19 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _feature(item: GeoObject) -> dict[str, Any]:
+def feature_text(item: GeoObject) -> str:
+    """One feature of a collection, with all decimals that its coordinates have.
+
+    Measurements of which some are NaN are a list of pairs: QuPath 0.4 reads NaN in this form only, later ones in both.
+    """
+    feature = _feature(item, places=None)
+    if not all(map(math.isfinite, item.measurements.values())):
+        pairs = [{"name": name, "value": _number(value)} for name, value in item.measurements.items()]
+        feature["properties"]["measurements"] = pairs
+    return json.dumps(feature, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _feature(item: GeoObject, places: int | None = PLACES) -> dict[str, Any]:
     properties: dict[str, Any] = {"objectType": item.kind}
     if item.name is not None:
         properties["name"] = item.name
@@ -368,15 +390,15 @@ def _feature(item: GeoObject) -> dict[str, Any]:
     feature: dict[str, Any] = {"type": "Feature"}
     if item.id is not None:
         feature["id"] = item.id
-    feature["geometry"] = _as_json(item.geometry)
+    feature["geometry"] = _as_json(item.geometry, places)
     if item.nucleus is not None:
-        feature["nucleusGeometry"] = _as_json(item.nucleus)
+        feature["nucleusGeometry"] = _as_json(item.nucleus, places)
     return {**feature, "properties": properties}
 
 
-def _as_json(geometry: Geometry) -> dict[str, Any]:
-    polygons = [[_rounded(np.vstack([ring, ring[:1]])) for ring in polygon] for polygon in geometry.polygons]
-    lines = [_rounded(points) for points in geometry.points]
+def _as_json(geometry: Geometry, places: int | None) -> dict[str, Any]:
+    polygons = [[_rounded(np.vstack([ring, ring[:1]]), places) for ring in polygon] for polygon in geometry.polygons]
+    lines = [_rounded(points, places) for points in geometry.points]
     coordinates: Any = {
         "Polygon": lambda: polygons[0] if polygons else [],
         "MultiPolygon": lambda: polygons,
@@ -391,8 +413,8 @@ def _as_json(geometry: Geometry) -> dict[str, Any]:
     return entry
 
 
-def _rounded(points: NDArray[np.float64]) -> list[list[float]]:
-    rounded: list[list[float]] = np.round(points, PLACES).tolist()
+def _rounded(points: NDArray[np.float64], places: int | None) -> list[list[float]]:
+    rounded: list[list[float]] = (points if places is None else np.round(points, places)).tolist()
     return rounded
 
 

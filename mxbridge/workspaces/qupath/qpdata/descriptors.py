@@ -97,6 +97,7 @@ _TABLE: dict[str, tuple[int, int, str, str]] = {
         "I c, I t, I z, L name java/lang/String, L stats qupath/lib/roi/ClosedShapeStatistics, [ x F, [ y F",
         "",
     ),
+    POLYLINE: (1, _SERIALIZABLE, "I c, I t, I z, [ x F, [ y F", ""),
     POINTS: (1, _SERIALIZABLE, _VERTICES, ""),
     GEOMETRY: (1, _SERIALIZABLE, "I c, I t, I z, L stats qupath/lib/roi/GeometryROI$GeometryStats, [ wkb B", ""),
 }

@@ -43,6 +43,7 @@ from mxbridge.workspaces.qupath.qpdata.path_objects import (
     MisplacedRowsError,
     PathObject,
     Shared,
+    exchange,
     read_tree,
 )
 from mxbridge.workspaces.qupath.qpdata.room import MAX_BYTES, check_file, check_size, most_nodes
@@ -279,7 +280,7 @@ class ImageDataFile:
         """
         self._check_writable()
         above = self.root if parent is None else parent
-        wanted = list(_with_children(spec, _depth(above) + 1))
+        wanted = list(_with_children(spec, above.depth + 1))
         taken = [s.id for s, _ in wanted if s.id.lower() in self._ids]
         if taken or len({s.id.lower() for s, _ in wanted}) < len(wanted):
             raise InputError(f"{self.path}: there is an object {(taken or [spec.id])[0]} already")
@@ -307,6 +308,17 @@ class ImageDataFile:
             if above is not None:
                 above.replace_members(list(_survivors(above, gone)))
         self._ids -= {item.id for item in objects}
+        self._changed_objects()
+
+    def replace_objects(self, pairs: Sequence[tuple[PathObject, NewPathObject]]) -> None:
+        """Put new objects in the places of others of the same ids; the children of these become theirs."""
+        self._check_writable()
+        if any(old.kind in ("root", "tma core") or spec.id.lower() != old.id for old, spec in pairs):
+            raise UsageError(f"{self.path}: the root, TMA cores and objects of other ids cannot be replaced")
+        made = [spec.node(self._maker, self._lists, self._path_classes) for _, spec in pairs]
+        exchange(
+            [(old, PathObject(node, old.parent, self._shared)) for (old, _), node in zip(pairs, made, strict=True)]
+        )
         self._changed_objects()
 
     def remove_rows(self, which: Ints) -> None:
@@ -467,14 +479,6 @@ def _properties(node: JavaObject) -> dict[str, str | float]:
         elif isinstance(value, JavaObject) and value.name in ("java.lang.Double", "java.lang.Integer"):
             found[key.text] = float(boxed(value) or 0)
     return found
-
-
-def _depth(item: PathObject) -> int:
-    """Levels above an object: 0 for the root."""
-    levels = 0
-    while item.parent is not None:
-        item, levels = item.parent, levels + 1
-    return levels
 
 
 def _with_children(spec: NewPathObject, level: int) -> Iterator[tuple[NewPathObject, int]]:

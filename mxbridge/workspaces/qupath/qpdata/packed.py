@@ -22,7 +22,7 @@ from mxbridge.workspaces.qupath.javastream import (
 from mxbridge.workspaces.qupath.javastream.pack import in_use
 from mxbridge.workspaces.qupath.qpdata import descriptors as d
 from mxbridge.workspaces.qupath.qpdata.classes import PathClasses
-from mxbridge.workspaces.qupath.qpdata.jdk import integer, required_text, text
+from mxbridge.workspaces.qupath.qpdata.jdk import boxed, integer, required_text, text
 from mxbridge.workspaces.qupath.qpdata.layout import (
     MEASUREMENTS,
     PATH_CLASS,
@@ -307,6 +307,28 @@ class PackedObjects:
             return np.hstack([data, head.values[self._values_at[rows]][:, -rest:]])
         begin = self._values_at[rows] + len(names) * head.size
         return np.hstack([data, self.pack.bytes_at(begin, rest)])
+
+    def plain(self, rows: Ints) -> NDArray[np.bool_]:
+        """Which have nothing of their own but an id, a name, a class, values and polygons on the first plane of all channels:
+        no metadata, no colour, no lock."""
+        out = np.zeros(len(rows), bool)
+        for shape, which in self.pack.by_shape(rows):
+            layout = self._layouts[shape.number]
+            polygons = [outline for outline in (layout.roi, layout.nucleus) if outline is not None]
+            if layout.color is not None or len(layout.keys) > 1 or layout.roi is None:
+                continue
+            if any(outline.corners is None for outline in polygons):
+                continue
+            well = np.ones(len(which), bool)
+            if layout.locked is not None:
+                for handle, chosen in groups(self.pack.targets(shape, rows[which], layout.locked)):
+                    well[chosen] = not boxed(self.pack.handles[handle])
+            for outline in polygons:
+                for axis, usual in (("c", -1), ("z", 0), ("t", 0)):
+                    place = shape.place(*outline.node.held(axis))
+                    well &= self.pack.int32(self.pack.positions(shape, rows[which], place)) == usual
+            out[which] = well
+        return out
 
     def outlines(self, rows: Ints, *, nuclei: bool) -> list[tuple[OutlineLayout | None, Shape, Ints]]:
         """Layout of the regions or nuclei, the shape it belongs to, and which of ``rows`` have it."""

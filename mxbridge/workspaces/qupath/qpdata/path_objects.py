@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mxbridge.errors import Unsupported
@@ -199,6 +199,14 @@ class PathObject:
         self.members += rows
         self._end += len(rows)
 
+    @property
+    def depth(self) -> int:
+        """Levels above it: 0 for the root."""
+        levels, item = 0, self
+        while item.parent is not None:
+            item, levels = item.parent, levels + 1
+        return levels
+
     def _tail(self, offset: int) -> Item:
         """An item after the children: 0 the class, 1 the ROI."""
         return self._items[self._tail_at() + offset]
@@ -301,6 +309,16 @@ class PathObject:
 
     def __repr__(self) -> str:
         return f"<{self._label()}, class {self.class_name}, {self._count()} children>"
+
+
+def exchange(pairs: Sequence[tuple[PathObject, PathObject]]) -> None:
+    """Put objects in the places of others, and the children of these into them."""
+    new = {id(old): made for old, made in pairs}
+    for above in {id(old.parent): old.parent for old, _ in pairs}.values():
+        if above is not None:
+            above.replace_members([new.get(id(member), member) for member in above.members])
+    for old, made in pairs:
+        made.replace_members(list(old.members))
 
 
 def read_tree(root: Item, shared: Shared, budget: int) -> PathObject:

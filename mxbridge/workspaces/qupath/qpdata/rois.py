@@ -161,9 +161,9 @@ class ROI:
 
 @dataclass(frozen=True)
 class NewROI:
-    """A region to write. Make it with :meth:`of_rings`, :meth:`rectangle` or :meth:`ellipse`.
+    """A region to write. Make it with one of its class methods.
 
-    kind: Java class of the stored form. polygons: outer ring and holes of each part, or the two corners of a box.
+    kind: Java class of the stored form. polygons: outer ring and holes of each part, the two corners of a box, or points.
     """
 
     kind: str
@@ -189,6 +189,25 @@ class NewROI:
         return cls(d.GEOMETRY, tuple(tuple(rings) for rings in nested_polygons(cleaned)), c, z, t)
 
     @classmethod
+    def of_polygons(cls, polygons: Sequence[Sequence[Ring]], *, c: int = -1, z: int = 0, t: int = 0) -> NewROI:
+        """A geometry (float64) of polygons that are known already: outer ring, then holes, of each, open rings."""
+        return cls(d.GEOMETRY, tuple(tuple(rings) for rings in polygons), c, z, t)
+
+    @classmethod
+    def of_points(cls, points: Ring, *, c: int = -1, z: int = 0, t: int = 0) -> NewROI:
+        """Points ``(n, 2)`` x and y, stored as float32."""
+        return cls(d.POINTS, ((points,),), c, z, t)
+
+    @classmethod
+    def polyline(cls, points: Ring, *, c: int = -1, z: int = 0, t: int = 0) -> NewROI:
+        """A line through points ``(n, 2)`` x and y, stored as float32."""
+        return cls(d.POLYLINE, ((points,),), c, z, t)
+
+    @classmethod
+    def line(cls, x0: float, y0: float, x1: float, y1: float, *, c: int = -1, z: int = 0, t: int = 0) -> NewROI:
+        return cls(d.LINE, ((_corner_pair(x0, y0, x1, y1),),), c, z, t)
+
+    @classmethod
     def rectangle(cls, x0: float, y0: float, x1: float, y1: float, *, c: int = -1, z: int = 0, t: int = 0) -> NewROI:
         return cls(d.RECTANGLE, ((_corner_pair(x0, y0, x1, y1),),), c, z, t)
 
@@ -205,6 +224,11 @@ class NewROI:
         if self.kind == d.POLYGON:
             x, y = maker.floats(outline[:, 0]), maker.floats(outline[:, 1])
             return maker.object(d.POLYGON, **plane, name=None, stats=None, x=x, y=y)
+        if self.kind in (d.POINTS, d.POLYLINE):
+            named = {"name": None} if self.kind == d.POINTS else {}
+            return maker.object(
+                self.kind, **plane, **named, x=maker.floats(outline[:, 0]), y=maker.floats(outline[:, 1])
+            )
         corners = zip(("x", "y", "x2", "y2"), outline.ravel().tolist(), strict=True)
         return maker.object(self.kind, **plane, name=None, **{name: struct.pack(">d", v) for name, v in corners})
 

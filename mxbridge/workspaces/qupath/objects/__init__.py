@@ -1,0 +1,1 @@
+"""Objects of an image as a file of their own, in QuPath's GeoJSON: out of a project and into one."""

@@ -1,0 +1,1 @@
+"""The script buttons for QuPath: where they come from, what is filled in, and where QuPath's menus find them."""
