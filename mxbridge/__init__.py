@@ -17,9 +17,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mxbridge.api import impute, load_model, open_workspace, rescore, score, translate
+    from mxbridge.api import impute, load_model, make_report, open_workspace, rescore, score, translate
 
-__all__ = ["impute", "load_model", "open_workspace", "rescore", "score", "translate"]
+__all__ = ["impute", "load_model", "make_report", "open_workspace", "rescore", "score", "translate"]
 
 
 def __getattr__(name: str) -> Any:

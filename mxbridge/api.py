@@ -12,6 +12,7 @@ from mxbridge.models.maxim import Maxim
 from mxbridge.models.nimbus import Nimbus
 from mxbridge.models.translators import Translator
 from mxbridge.progress import SILENT, Progress
+from mxbridge.report.build import build_report
 from mxbridge.stream.engine import Engine
 from mxbridge.tasks import impute as _impute
 from mxbridge.tasks import score as _score
@@ -22,7 +23,7 @@ from mxbridge.tasks.translating.options import TranslateOptions
 from mxbridge.workspaces import open_workspace
 from mxbridge.workspaces.base import Workspace
 
-__all__ = ["impute", "load_model", "open_workspace", "rescore", "score", "translate"]
+__all__ = ["impute", "load_model", "make_report", "open_workspace", "rescore", "score", "translate"]
 
 
 def load_model(name_or_path: str | Path) -> Nimbus | Maxim:
@@ -56,8 +57,9 @@ def score(
         if not isinstance(loaded, Nimbus):
             raise ModelError(f"{model} scores no cells", hint="It imputes markers: mxbridge.impute")
         model = loaded
-    if "markers" in options:
-        options["markers"] = _names(options["markers"])
+    for option in ("markers", "inside"):
+        if option in options:
+            options[option] = _names(options[option])
     for option in ("panel", "normalization", "thresholds"):
         if options.get(option) is not None:
             options[option] = Path(options[option])
@@ -101,8 +103,9 @@ def impute(
     for name, loaded in zip(given, models, strict=True):
         if not isinstance(loaded, Maxim):
             raise ModelError(f"{name} imputes no markers", hint="It scores cells: mxbridge.score")
-    if "without" in options:
-        options["without"] = _names(options["without"])
+    for option in ("without", "inside"):
+        if option in options:
+            options[option] = _names(options[option])
     if options.get("panel") is not None:
         options["panel"] = Path(options["panel"])
     finished = _impute.impute(
@@ -191,6 +194,28 @@ def rescore(
     )
     finished.raise_for_errors()
     return finished
+
+
+def make_report(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    project: str | Path | None = None,
+    workspace: Workspace | None = None,
+    progress: Progress = SILENT,
+) -> Path:
+    """The page of a run, with pictures and tables; returns where it is (``report.html`` in the run folder if not ``out``).
+
+    run: its folder, ``finished.run.path``. project: where the project is now, if it has moved. workspace: where the images
+    are, if it is open already (those in memory have no other way). Raises MxbridgeError.
+    """
+    return build_report(
+        Path(run),
+        None if out is None else Path(out),
+        None if project is None else Path(project),
+        workspace=workspace,
+        progress=progress,
+    )
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from mxbridge.cli import (
     publish,
     qc,
     qupath,
+    report,
     score,
     train,
     translate,
@@ -47,6 +48,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("qc")(qc.qc)
 app.command("importance")(importance.importance)
+app.command("report")(report.report)
 app.command("publish")(publish.publish)
 app.command("undo")(publish.undo)
 app.command("inspect")(inspect.inspect)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mxbridge.cli import console, evaluate_segmentation, options
+from mxbridge.cli import console, evaluate_segmentation, options, told
 from mxbridge.cli.places import Places, takes_places
 from mxbridge.errors import UsageError
 
@@ -128,6 +128,7 @@ def evaluate(
     tile: options.Tile = None,
     workers: options.Workers = None,
     out: options.Out = None,
+    report: options.Report = False,
     resume: options.Resume = True,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -189,8 +190,9 @@ def evaluate(
     finished, tables = tasks.evaluate(
         workspace, models, engine, chosen, images=places.names, out=out, resume=resume, progress=teller
     )
-    _say_result(finished, tables, as_json=json)
-    finished.raise_for_errors()
+    page = told.report(finished, workspace, teller, wanted=report)
+    _say_result(finished, tables, page, as_json=json)
+    page.raise_for_errors(finished)
 
 
 def _npy_images(table: Path, panel: str | None, split: str, um_per_px: float | None) -> Workspace:
@@ -199,7 +201,7 @@ def _npy_images(table: Path, panel: str | None, split: str, um_per_px: float | N
     return NpyWorkspace(table, options.names("--npy-panel", panel), split, um_per_px=um_per_px)
 
 
-def _say_result(finished: Finished, tables: Tables, *, as_json: bool) -> None:
+def _say_result(finished: Finished, tables: Tables, page: told.Reported, *, as_json: bool) -> None:
     run = finished.run
     if as_json:
         console.print_json(
@@ -216,6 +218,7 @@ def _say_result(finished: Finished, tables: Tables, *, as_json: bool) -> None:
                     for (model, name), one in tables.thresholds.items()
                 ],
             }
+            | page.document
         )
         return
     for columns, rows, title in _short(tables):
@@ -230,6 +233,7 @@ def _say_result(finished: Finished, tables: Tables, *, as_json: bool) -> None:
         words += "".join(f", in {name} on {row[m]} of {row[f'{m}_of']}" for m, name in more.items() if row[f"{m}_of"])
         console.out.print(f"{row['model']} is {words}", markup=False)
     console.out.print(f"Tables and pictures: {run.path.resolve()}", markup=False)
+    page.say()
 
 
 def _short(tables: Tables) -> list[tuple[tuple[str, ...], list[tuple[object, ...]], str]]:

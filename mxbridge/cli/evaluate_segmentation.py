@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mxbridge.cli import console
+from mxbridge.cli import console, told
 from mxbridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mxbridge.tasks.over_images import Finished
 
 OWN = {
-    "task", "files", "truth", "channels_truth", "radius", "um_per_px", "cases", "out", "resume", "json", "quiet", "verbose",
+    "task", "files", "truth", "channels_truth", "radius", "um_per_px", "cases", "out", "report", "resume", "json", "quiet", "verbose",
     "progress",
 }  # fmt: skip
 """Options that mean something here; the others are those of imputation."""
@@ -45,11 +45,12 @@ def run_segmentation(given: Mapping[str, Any]) -> None:
     finished, tables = evaluate_segmentation(
         given["files"], chosen, out=given["out"], resume=given["resume"], progress=teller
     )
-    _say_result(finished, tables, as_json=given["json"])
-    finished.raise_for_errors()
+    page = told.report(finished, None, teller, wanted=given["report"])
+    _say_result(finished, tables, page, as_json=given["json"])
+    page.raise_for_errors(finished)
 
 
-def _say_result(finished: Finished, tables: SegmentationTables, *, as_json: bool) -> None:
+def _say_result(finished: Finished, tables: SegmentationTables, page: told.Reported, *, as_json: bool) -> None:
     from mxbridge.tasks.evaluating.segmentation_tables import CLASSES, value
 
     run = finished.run
@@ -61,7 +62,7 @@ def _say_result(finished: Finished, tables: SegmentationTables, *, as_json: bool
         }
         for name in ("metrics", "percents", "agreement", "summary", "channels"):
             document[name] = getattr(tables, name).to_dict("records")
-        console.print_json(document)
+        console.print_json(document | page.document)
         return
     for method in tables.agreement["method"] if len(tables.agreement) else ():
         rows = [(of, *(100 * value(tables.summary, method, of, m) for m in SHOWN)) for of in CLASSES]
@@ -78,3 +79,4 @@ def _say_result(finished: Finished, tables: SegmentationTables, *, as_json: bool
             markup=False,
         )
     console.out.print(f"Tables and picture: {run.path.resolve()}", markup=False)
+    page.say()

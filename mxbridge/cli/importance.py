@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mxbridge.cli import console, options
+from mxbridge.cli import console, options, told
 from mxbridge.cli.places import Places, takes_places
 from mxbridge.cli.process import keep_freed_memory
 from mxbridge.errors import UsageError
@@ -83,6 +83,7 @@ def importance(
     device: options.Device = "auto",
     workers: options.Workers = None,
     out: options.Out = None,
+    report: options.Report = False,
     resume: options.Resume = True,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -125,15 +126,16 @@ def importance(
     finished = run_over_images(
         workspace, refs, task, all_named=places.all_named, out=out, publish=False, resume=resume, progress=teller
     )
-    _say_result(finished, task, as_json=json)
-    finished.raise_for_errors()
+    page = told.report(finished, workspace, teller, wanted=report)
+    _say_result(finished, task, page, as_json=json)
+    page.raise_for_errors(finished)
 
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
-def _say_result(finished: Finished, task: ImportanceTask, *, as_json: bool) -> None:
+def _say_result(finished: Finished, task: ImportanceTask, page: told.Reported, *, as_json: bool) -> None:
     run, table, pairs = finished.run, task.table(finished.run), task.pairs(finished.run)
     if as_json:
         console.print_json(
@@ -147,6 +149,7 @@ def _say_result(finished: Finished, task: ImportanceTask, *, as_json: bool) -> N
                 "rows": table.to_dict("records"),
                 "pairs": pairs.to_dict("records"),
             }
+            | page.document
         )
         return
     if len(table):
@@ -164,3 +167,4 @@ def _say_result(finished: Finished, task: ImportanceTask, *, as_json: bool) -> N
             markup=False,
         )
     console.out.print(f"Tables and picture: {run.path.resolve()}", markup=False)
+    page.say()

@@ -37,6 +37,7 @@ def impute(
     ],
     places: Places,
     panel: options.Panel = None,
+    inside: options.Inside = None,
     without: Annotated[
         str | None,
         typer.Option(
@@ -94,6 +95,7 @@ def impute(
     workers: options.Workers = None,
     out: options.Out = None,
     publish: options.Publish = True,
+    report: options.Report = False,
     resume: options.Resume = True,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -122,6 +124,7 @@ def impute(
         compat=compat,
         compat_pad=2048 if compat_pad is None else compat_pad,
         cells=cells.value,
+        inside=tuple(inside or ()),
     )
     panel_of = options.names("--inputs", inputs)
     models = open_imputation_models(model, compat=compat, inputs=panel_of, outputs=markers)
@@ -134,8 +137,9 @@ def impute(
     finished = run_over_images(
         workspace, refs, task, all_named=places.all_named, out=out, publish=publish, resume=resume, progress=teller
     )
-    _say_result(finished, publish, json)
-    finished.raise_for_errors()
+    page = told.report(finished, workspace, teller, wanted=report)
+    _say_result(finished, publish, json, page)
+    page.raise_for_errors(finished)
 
 
 def _say_plan(
@@ -164,14 +168,15 @@ def _say_plan(
     )
 
 
-def _say_result(finished: Finished, publish: bool, as_json: bool) -> None:
+def _say_result(finished: Finished, publish: bool, as_json: bool, page: told.Reported) -> None:
     from mxbridge.tasks.impute import summary
 
     rows = summary(finished.run)
     if as_json:
-        console.print_json(told.run_document(finished) | {"imputed": rows})
+        console.print_json(told.run_document(finished) | {"imputed": rows} | page.document)
         return
     if rows:
         columns = [key for key in rows[0] if key not in ("cells", "mean") or any(row["cells"] for row in rows)]
         console.print_table(columns, [[row[key] for key in columns] for row in rows])
     told.say_where(finished, publish, files="Tables and settings", results="Channels and measurements are")
+    page.say()

@@ -152,6 +152,15 @@ AsOwner = Annotated[
         "--as-owner", help="Write in the name of the images' owners (accounts with sudo)", rich_help_panel=OMERO
     ),
 ]
+Inside = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--inside",
+        metavar="CLASS|ID",
+        help="Only inside annotations of this class, or the one with this id; repeatable",
+        rich_help_panel=IMAGES,
+    ),
+]
 Panel = Annotated[
     Path | None,
     typer.Option("--panel", help="CSV: channel, name, role, keep", rich_help_panel=IMAGES),
@@ -167,6 +176,12 @@ Out = Annotated[
 ]
 Publish = Annotated[
     bool, typer.Option("--publish/--no-publish", help="Write results back where the images are", rich_help_panel=OUTPUT)
+]
+Report = Annotated[
+    bool,
+    typer.Option(
+        "--report/--no-report", help="Also a page with pictures and tables (report.html)", rich_help_panel=OUTPUT
+    ),
 ]
 Resume = Annotated[
     bool,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mxbridge.cli import console, options
+from mxbridge.cli import console, options, told
 from mxbridge.cli.places import Places, takes_places
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def qc(
     ],
     places: Places,
     panel: options.Panel = None,
+    inside: options.Inside = None,
     marker: Annotated[
         str | None, typer.Option("--marker", help="Only these, comma-separated (else all)", rich_help_panel=JUDGING)
     ] = None,
@@ -53,6 +54,7 @@ def qc(
     tile: options.Tile = None,
     workers: options.Workers = None,
     out: options.Out = None,
+    report: options.Report = False,
     resume: options.Resume = True,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -72,23 +74,24 @@ def qc(
     refs = workspace.list(places.names)
     models = [loaded for _, loaded in open_imputation_models(model)]
     engine = Engine(device=device, precision=precision, tile=tile, workers=workers)
-    task = QcTask(models, engine, QcOptions(options.names("--marker", marker), panel, value_scale))
+    task = QcTask(models, engine, QcOptions(options.names("--marker", marker), panel, value_scale, tuple(inside or ())))
     teller = console.make_progress(progress.value, quiet=quiet, verbose=verbose)
     finished = run_over_images(
         workspace, refs, task, all_named=places.all_named, out=out, publish=False, resume=resume, progress=teller
     )
     rows = task.rows(finished.run)
-    _say_result(finished, task, rows, as_json=json)
-    finished.raise_for_errors()
+    page = told.report(finished, workspace, teller, wanted=report)
+    _say_result(finished, task, rows, page, as_json=json)
+    page.raise_for_errors(finished)
     if fail_on_flag:
         task.raise_for_flags(rows, finished.run)
 
 
-def _say_result(finished: Finished, task: QcTask, rows: list[Row], *, as_json: bool) -> None:
+def _say_result(finished: Finished, task: QcTask, rows: list[Row], page: told.Reported, *, as_json: bool) -> None:
     run = finished.run
     pictures = {(row.image_id, row.marker, row.model): path for row, path in task.pictures(run, rows)}
     if as_json:
-        console.print_json(_document(finished, rows, pictures))
+        console.print_json(_document(finished, rows, pictures) | page.document)
         return
     shown = rows if len(rows) <= MOST_ROWS else [row for row in rows if row.verdict != "ok"]
     table = [
@@ -105,6 +108,7 @@ def _say_result(finished: Finished, task: QcTask, rows: list[Row], *, as_json: b
     for line in _notes(run, rows):
         console.out.print(line, markup=False)
     console.out.print(f"Table and pictures: {run.path.resolve()}", markup=False)
+    page.say()
 
 
 def _document(finished: Finished, rows: list[Row], pictures: dict[Any, Any]) -> dict[str, Any]:

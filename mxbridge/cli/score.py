@@ -25,6 +25,7 @@ OTHER_SYSTEM = "Imputation models are for mxbridge impute; `mxbridge models list
 def score(
     places: Places,
     panel: options.Panel = None,
+    inside: options.Inside = None,
     markers: Annotated[
         str | None, typer.Option("--markers", help="Names, comma-separated (else all markers)", rich_help_panel=SCORING)
     ] = None,
@@ -93,6 +94,7 @@ def score(
     workers: options.Workers = None,
     out: options.Out = None,
     publish: options.Publish = True,
+    report: options.Report = False,
     resume: options.Resume = True,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -128,6 +130,7 @@ def score(
         classifiers=classifiers,
         maps=maps,
         h5ad=h5ad,
+        inside=tuple(inside or ()),
     )
     engine = Engine(device=device, precision=precision, tile=tile, workers=workers)
     task = ScoreTask.for_workspace(workspace, catalogue.open_model(found), engine, chosen)
@@ -141,8 +144,9 @@ def score(
     notes = task.put_classifiers(workspace, finished.run, publish=publish)
     for note in notes:
         teller.note(note)
-    _say_result(finished, task, publish, json, more=bool(notes))
-    finished.raise_for_errors()
+    page = told.report(finished, workspace, teller, wanted=report)
+    _say_result(finished, task, publish, json, page, more=bool(notes))
+    page.raise_for_errors(finished)
 
 
 def _say_plan(
@@ -174,7 +178,9 @@ def _say_plan(
     )
 
 
-def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: bool, *, more: bool) -> None:
+def _say_result(
+    finished: Finished, task: ScoreTask, publish: bool, as_json: bool, page: told.Reported, *, more: bool
+) -> None:
     """more: something besides the scores was done or said."""
     run = finished.run
     positive = task.positives(run)
@@ -186,6 +192,7 @@ def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: boo
                 "classifiers": run.details.get("classifiers"),
                 "positive": [vars(c) for c in positive],
             }
+            | page.document
         )
         return
     rows = [
@@ -194,3 +201,4 @@ def _say_result(finished: Finished, task: ScoreTask, publish: bool, as_json: boo
     if rows:
         console.print_table(("image", "measurement", "cells", "threshold", "positive", "%"), rows)
     told.say_where(finished, publish, files="Tables and settings", results="The measurements are", more=more)
+    page.say()

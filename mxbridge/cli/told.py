@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxbridge.cli import console
@@ -84,6 +86,43 @@ def run_document(finished: Finished) -> dict[str, Any]:
             for i in run.images
         ],
     }
+
+
+@dataclass(frozen=True)
+class Reported:
+    """The page of a run, if it was asked for: where it is, or why there is none."""
+
+    wanted: bool
+    path: Path | None = None
+    error: MxbridgeError | None = None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What JSON says of it."""
+        return {"report": self.path} if self.wanted else {}
+
+    def say(self) -> None:
+        if self.path is not None:
+            console.out.print(f"Report: {self.path}", markup=False)
+
+    def raise_for_errors(self, finished: Finished) -> None:
+        """The errors of the images first."""
+        finished.raise_for_errors()
+        if self.error is not None:
+            raise self.error
+
+
+def report(finished: Finished, workspace: Workspace | None, teller: Progress, *, wanted: bool) -> Reported:
+    """Make the page of a run that has just ended. What prevents it is raised when everything else has been said."""
+    if not wanted:
+        return Reported(wanted)
+    from mxbridge.report.build import build_report
+
+    try:
+        path = build_report(finished.run.path, workspace=workspace, progress=teller)
+    except MxbridgeError as error:
+        return Reported(wanted, error=error)
+    return Reported(wanted, path.resolve())
 
 
 def say_where(finished: Finished, publish: bool, *, files: str, results: str, more: bool = False) -> None:

@@ -129,7 +129,10 @@ def translate(
     objects: Annotated[Objects | None, _nuclei("--objects", "Nuclei as detections (default), or in cells")] = None,
     expand: Annotated[float | None, _nuclei("--expand", "µm by which nuclei grow to cells (else 5)")] = None,
     inside: Annotated[
-        list[str] | None, _nuclei("--inside", "Only inside annotations of this class; repeatable", metavar="CLASS")
+        list[str] | None,
+        _nuclei(
+            "--inside", "Only inside annotations of this class, or the one with this id; repeatable", metavar="CLASS|ID"
+        ),
     ] = None,
     base_class: Annotated[
         str | None, _nuclei("--base-class", "Base of the classes, as in Tumor: Positive (else that of --inside)")
@@ -153,6 +156,7 @@ def translate(
     workers: options.Workers = None,
     out: options.Out = None,
     publish: options.Publish = True,
+    report: options.Report = False,
     resume: options.Resume = True,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -217,8 +221,9 @@ def translate(
     finished = run_over_images(
         workspace, refs, task, all_named=places.all_named, out=out, publish=publish, resume=resume, progress=teller
     )
-    _say_result(finished, publish, json)
-    finished.raise_for_errors()
+    page = told.report(finished, workspace, teller, wanted=report)
+    _say_result(finished, publish, json, page)
+    page.raise_for_errors(finished)
 
 
 def _check_together(
@@ -272,11 +277,11 @@ def _say_plan(
     )
 
 
-def _say_result(finished: Finished, publish: bool, as_json: bool) -> None:
+def _say_result(finished: Finished, publish: bool, as_json: bool, page: told.Reported) -> None:
     from mxbridge.tasks.translate import summary
 
     if as_json:
-        console.print_json(told.run_document(finished))
+        console.print_json(told.run_document(finished) | page.document)
         return
     rows = summary(finished.run)
     if rows:
@@ -295,6 +300,7 @@ def _say_result(finished: Finished, publish: bool, as_json: bool) -> None:
         ]
         console.print_table(("image", "annotation", "class", "nuclei", "positive", "negative", "positive %"), lines)
     told.say_where(finished, publish, files="Tables, pictures and settings", results="The results are")
+    page.say()
 
 
 def _called(row: dict[str, Any]) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mxbridge.formats.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PER_INPUT, TALLEST = 0.19, 400.0
 """Inches: height of a line of text; of the whole picture (a PNG of matplotlib ends at 65536 pixels)."""
@@ -19,15 +24,31 @@ def draw_importance(table: pd.DataFrame, pairs: pd.DataFrame, path: Path) -> Non
 
     Raises OutputError.
     """
+    every = targets_of(table)
+    targets = every[: max(1, int(TALLEST / _height(table)))]
+    figure = importance_figure(table, pairs, targets)
+    if len(targets) < len(every):
+        figure.suptitle(f"{len(targets)} of {len(every)} imputed markers; the table has all")
+    with write_atomically(path) as part:
+        figure.savefig(part, format="png", dpi=110)
+
+
+def targets_of(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Target and model of all that is in the table, in its order."""
+    return list(dict.fromkeys(zip(table["target"], table["model"], strict=True)))
+
+
+def _height(table: pd.DataFrame) -> float:
+    return max(3.4, PER_INPUT * table["input"].nunique() + 1.2)
+
+
+def importance_figure(table: pd.DataFrame, pairs: pd.DataFrame, targets: Sequence[tuple[str, str]]) -> Figure:
+    """Of each target (name, model) the shares of its inputs, a dot for every image, and the correlation of their maps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    every = list(dict.fromkeys(zip(table["target"], table["model"], strict=True)))
-    row = max(3.4, PER_INPUT * table["input"].nunique() + 1.2)
-    targets = every[: max(1, int(TALLEST / row))]
-    figure = Figure(figsize=(9.0, row * max(1, len(targets))), layout="constrained")
-    if len(targets) < len(every):
-        figure.suptitle(f"{len(targets)} of {len(every)} imputed markers; the table has all")
+    figure = Figure(figsize=(9.0, _height(table) * max(1, len(targets))), layout="constrained")
+    FigureCanvasAgg(figure)
     axes = figure.subplots(max(1, len(targets)), 2, squeeze=False)
     for (bars, heat), (target, model) in zip(axes, targets, strict=False):
         own = table[(table["target"] == target) & (table["model"] == model)]
@@ -52,9 +73,7 @@ def draw_importance(table: pd.DataFrame, pairs: pd.DataFrame, path: Path) -> Non
         heat.set_yticks(range(len(inputs)), names, parse_math=False)
         heat.set_title("correlation of maps")
         figure.colorbar(shown, ax=heat, shrink=0.8)
-    FigureCanvasAgg(figure)
-    with write_atomically(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+    return figure
 
 
 def _printable(text: str) -> str:

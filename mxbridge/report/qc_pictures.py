@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from mxbridge.errors import BrokenFile
 from mxbridge.formats.atomic import make_folder, write_atomically
 from mxbridge.metrics.agreement import BLOCK
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+    from PIL.ImageDraw import ImageDraw
 
 KEPT = "qc.npz"
 PANEL = 384
@@ -26,6 +30,14 @@ DIFFERENCE = ((33, 102, 172), (247, 247, 247), (178, 90, 0))
 """Imputed brighter, equal, measured brighter; told apart by colour-blind people."""
 AGREEMENT = ((0, 32, 76), (124, 123, 120), (255, 234, 70))
 """From no agreement (and below) to full agreement."""
+
+PANELS = {
+    "measured": "measured",
+    "imputed": "imputed",
+    "difference": "measured - imputed",
+    "blocks": "agreement: dark 0, yellow 1; outlined: bad",
+}
+"""What is drawn of a stain, and how it is called on the sheet."""
 
 _ARRAYS = ("measured", "imputed", "blocks", "bad")
 
@@ -99,28 +111,36 @@ def draw_marker(picture: MarkerPicture, path: Path, title: str) -> None:
     """Write one PNG: measured, imputed, difference, blocks. Raises OutputError."""
     from PIL import Image, ImageDraw, ImageFont
 
-    shape = picture.measured.shape
-    zoom = max(1, PANEL // max(shape))
-    high, wide = shape[0] * zoom, shape[1] * zoom
-    panels = (
-        ("measured", _grey(picture.measured)),
-        ("imputed", _grey(picture.imputed)),
-        ("measured - imputed", _between(picture.measured - picture.imputed, -0.5, 0.5, DIFFERENCE)),
-        ("agreement: dark 0, yellow 1; outlined: bad", _blocks(picture)),
-    )
+    panels = [(PANELS[what], panel(picture, what, outlined=what == "blocks")) for what in PANELS]
+    wide, high = panels[0][1].size
     step = max(wide, 270) + EDGE
     sheet = Image.new("RGB", (len(panels) * step + EDGE, high + 2 * TITLE + 2 * EDGE), PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     pen.text((EDGE, 6), _printable(title), fill=INK, font=font)
-    for k, (name, colours) in enumerate(panels):
+    for k, (name, drawn) in enumerate(panels):
         left, top = EDGE + k * step, 2 * TITLE
         pen.text((left, TITLE + 4), name, fill=INK, font=font)
-        enlarged = np.repeat(np.repeat(colours, zoom, axis=0), zoom, axis=1)
-        sheet.paste(Image.fromarray(enlarged), (left, top))
-    _outline_bad(pen, picture, zoom, EDGE + 3 * step, 2 * TITLE)
+        sheet.paste(drawn, (left, top))
     make_folder(path.parent)
     with write_atomically(path) as part:
         sheet.save(part, format="PNG")
+
+
+def panel(picture: MarkerPicture, what: str, *, outlined: bool) -> PillowImage:
+    """One of :data:`PANELS` as a picture in colours, small images enlarged; outlined: with a frame around every bad block."""
+    from PIL import Image, ImageDraw
+
+    colours = {
+        "measured": lambda: _grey(picture.measured),
+        "imputed": lambda: _grey(picture.imputed),
+        "difference": lambda: _between(picture.measured - picture.imputed, -0.5, 0.5, DIFFERENCE),
+        "blocks": lambda: _blocks(picture),
+    }[what]()
+    zoom = max(1, PANEL // max(picture.measured.shape))
+    drawn = Image.fromarray(np.repeat(np.repeat(colours, zoom, axis=0), zoom, axis=1))
+    if outlined:
+        _outline_bad(ImageDraw.Draw(drawn), picture, zoom)
+    return drawn
 
 
 def _grey(values: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -150,14 +170,13 @@ def _blocks(picture: MarkerPicture) -> NDArray[np.uint8]:
     return _between(spread, 0.0, 1.0, AGREEMENT)
 
 
-def _outline_bad(pen: object, picture: MarkerPicture, zoom: int, left: int, top: int) -> None:
+def _outline_bad(pen: ImageDraw, picture: MarkerPicture, zoom: int) -> None:
     unit = BLOCK / picture.side * zoom
     high, wide = (n * zoom - 1 for n in picture.measured.shape)
     for y, x in np.argwhere(picture.bad):
         x0, y0 = min(int(x * unit), wide), min(int(y * unit), high)  # of a slide, blocks are smaller than a pixel
         x1, y1 = max(x0, min(int((x + 1) * unit) - 1, wide)), max(y0, min(int((y + 1) * unit) - 1, high))
-        box = [left + x0, top + y0, left + x1, top + y1]
-        pen.rectangle(box, outline=FLAG, width=2 if unit > 6 else 1)  # type: ignore[attr-defined]
+        pen.rectangle([x0, y0, x1, y1], outline=FLAG, width=2 if unit > 6 else 1)
 
 
 def _printable(text: str) -> str:

@@ -75,16 +75,19 @@ def violins_of(images: pd.DataFrame) -> Figure:
 def paired_of(saved: Sequence[Saved]) -> Figure | None:
     """Errors of the model beside those of the mean of the inputs, as in the paper, and of the strongest regression; None where
     no pixel was drawn."""
-    pairs: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-    for marker in dict.fromkeys(m for one in saved for m in one.markers):
-        holders = [one for one in saved if marker in one.markers]
-        samples = np.concatenate([one.samples(marker) for one in holders], axis=1)
-        samples = samples[:, np.isfinite(samples).all(axis=0)]
-        methods = [row["method"] for row in holders[0].rows if row["marker"] == marker]
-        errors = dict(zip(methods, np.abs(samples[1:] - samples[0]), strict=True))
-        pairs[marker] = {b: (errors[b], errors[MODEL]) for b in (MEAN, RIDGE_3X3) if b in errors and samples.shape[1]}
-    there = {marker: found for marker, found in pairs.items() if found}
+    markers = dict.fromkeys(m for one in saved for m in one.markers)
+    there = {marker: found for marker in markers if (found := pairs_of(saved, marker))}
     return plots.paired_errors(there) if there else None
+
+
+def pairs_of(saved: Sequence[Saved], marker: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By baseline, absolute errors of the same pixels: the baseline's, the model's. Raises BrokenFile."""
+    holders = [one for one in saved if marker in one.markers]
+    samples = np.concatenate([one.samples(marker) for one in holders], axis=1)
+    samples = samples[:, np.isfinite(samples).all(axis=0)]
+    methods = [row["method"] for row in holders[0].rows if row["marker"] == marker]
+    errors = dict(zip(methods, np.abs(samples[1:] - samples[0]), strict=True))
+    return {b: (errors[b], errors[MODEL]) for b in (MEAN, RIDGE_3X3) if b in errors and samples.shape[1]}
 
 
 def curves_of(saved: Sequence[Saved], tables: Tables) -> Figure | None:
@@ -92,16 +95,18 @@ def curves_of(saved: Sequence[Saved], tables: Tables) -> Figure | None:
     curves, prevalence = {}, {}
     for marker in dict.fromkeys(m for one in saved for m in one.markers):
         threshold = tables.thresholds.get((saved[0].label, marker))
-        found = _curve([s for s in saved if s.has_cells], marker, threshold) if threshold else None
+        found = curve_of([s for s in saved if s.has_cells], marker, threshold) if threshold else None
         if found is not None:
             curves[marker], prevalence[marker] = found
     return plots.precision_recall_curves(curves, prevalence, COLOURS) if curves else None
 
 
-def _curve(
-    saved: Sequence[Saved], marker: str, threshold: Threshold
+def curve_of(
+    saved: Sequence[Saved], marker: str, threshold: Threshold, steps: int = MOST_STEPS
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], float] | None:
-    """Recall and precision of each method over the cells of all images, and the prevalence; None for one kind only."""
+    """Recall and precision of each method over the cells of all images, and the prevalence; None for one kind only.
+
+    steps: points of a curve. Raises BrokenFile."""
     of_marker = [one for one in saved if marker in one.markers]
     rows = [r for r in of_marker[0].rows if r["marker"] == marker and r["method"] not in (ZERO, TRAIN_MEAN)]
     wanted = [column(marker, what) for what in (MEASURED, STORED, *(r["method"] for r in rows))]
@@ -114,7 +119,7 @@ def _curve(
     out = {}
     for row in rows:
         precision, recall = precision_recall(positive, cell_values(cells, row).astype(np.float64))
-        step = np.unique(np.linspace(0, len(recall) - 1, MOST_STEPS).astype(int))
+        step = np.unique(np.linspace(0, len(recall) - 1, steps).astype(int))
         out[row["method"]] = (recall[step], precision[step])
     return out, float(positive.mean())
 

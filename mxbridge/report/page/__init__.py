@@ -1,0 +1,1 @@
+"""How a report looks: the only room that knows HTML."""
