@@ -2,6 +2,7 @@
 // Images that mxbridge made, in the list of the project.
 
 import groovy.json.JsonOutput
+import groovy.json.JsonSlurper
 import org.slf4j.Logger
 import org.slf4j.LoggerFactory
 import qupath.lib.images.ImageData
@@ -21,32 +22,59 @@ class MxbridgeEntries {
         this.imageData = imageData
     }
 
-    /** Add the entries that are told, or change those they replace. What was told. */
+    /**
+     * Refuse where the project on disk has images that QuPath has not: it would drop them from the list when it saves the
+     * project, and the number of a new image, and with it the file of its objects, would be that of one of them.
+     */
+    void check(List told) {
+        def file = project.getPath().toFile()
+        if (!told || !file.isFile()) return
+        def known = project.getImageList()*.getID() as Set
+        def unknown = new JsonSlurper().parse(file, 'UTF-8').images?.findAll { !(it.entryID?.toString() in known) }
+        if (!unknown) return
+        throw new MxbridgeProblem("The project has images that QuPath does not know of (${unknown.first().imageName}), nothing was changed: " +
+            'something was added since it was opened. Close and open the project, then run mxbridge Apply results')
+    }
+
+    /** Add the entries that are told, or change those they replace. Those that are there now. */
     List put(List told) {
-        told.each { one ->
+        def done = told.findAll { one ->
             try {
                 putOne(one)
+                true
             } catch (IOException | RuntimeException error) {  // pixels that have moved, a disk that is full
-                log.warn('{} is not complete in the project: {}', one.name, error.message)
+                log.warn('{} is not complete in the project: {}. Run mxbridge Apply results, or take it over with mxbridge publish', one.name, error.message)
+                false
             }
         }
         if (told) project.syncChanges()
-        told
+        done
     }
 
     private void putOne(Map told) {
         def builder = GsonTools.getInstance().fromJson(JsonOutput.toJson(told.serverBuilder), ImageServerBuilder.ServerBuilder)
         def there = told.replaces == null ? null : project.getImageList().find { it.getID() == told.replaces.toString() }
-        boolean ours = there == null || copyIsOurs(there)
-        if (there == null) {
-            there = project.addImage(builder)
+        if (there == null && told.replaces != null) throw new IllegalStateException('QuPath does not know the image that it replaces: close and open the project')
+        boolean fresh = there == null
+        if (fresh) there = project.addImage(builder)
+        boolean ours = copyIsOurs(there)
+        if (fresh) {
             there.setImageName(told.name)
             there.setDescription(told.description)
         } else {
-            there.@serverBuilder = builder  // QuPath offers no other way to show more channels in the same entry
+            showIn(there, builder)
         }
         told.metadata.each { key, value -> there.putMetadataValue(key, value) }
         if (ours && told.objects == 'copy') copyObjects(there, told.metadata.containsKey('_mxbridge.apart'))
+    }
+
+    /** QuPath offers no other way to show more channels in the same entry. */
+    private static void showIn(Object there, Object builder) {
+        try {
+            there.@serverBuilder = builder
+        } catch (MissingFieldException | ReadOnlyPropertyException ignored) {
+            throw new IllegalStateException('this QuPath has no way to show more channels in an image that is there. Close the project, then run mxbridge publish RUN')
+        }
     }
 
     private static File dataOf(Object there) {

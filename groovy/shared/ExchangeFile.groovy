@@ -3,6 +3,7 @@
 
 import groovy.json.JsonSlurper
 import groovy.transform.CompileStatic
+import java.nio.charset.StandardCharsets
 import java.security.MessageDigest
 import java.util.zip.GZIPInputStream
 
@@ -24,20 +25,23 @@ class MxbridgeExchange {
     /** Of the exchange file and of the settings at the top of the buttons. */
     static final int FORMAT = 1
 
+    private static final double COORDINATE_LIMIT = 1e8
     private static final String AGAIN = 'Nothing was changed; run mxbridge Apply results'
 
     Map header
     List<MxbridgeChange> cells = []
-    List<UUID> removed = []
+    Set<UUID> removed = []
     Map<UUID, Map> objects = [:]
     Map<String, Double> imageValues = [:]
     List<String> imageRemoved = []
+    private final Set<UUID> changed = []
 
     /** Throws MxbridgeProblem where the file is not there, not whole, of another version, or says something that makes no sense. */
     static MxbridgeExchange read(File file) {
         def exchange = new MxbridgeExchange()
         try {
-            new InputStreamReader(new GZIPInputStream(new FileInputStream(file), 1 << 16), 'UTF-8').withCloseable { Reader reader ->
+            def strict = StandardCharsets.UTF_8.newDecoder()  // other bytes are an error, and not a question mark in a name
+            new InputStreamReader(new GZIPInputStream(new FileInputStream(file), 1 << 16), strict).withCloseable { Reader reader ->
                 exchange.fill(new MxbridgeLines(reader))
             }
         } catch (MxbridgeProblem problem) {
@@ -84,9 +88,16 @@ class MxbridgeExchange {
             imageRemoved.addAll(line.image_remove as List<String>)
         } else {
             def id = UUID.fromString(line.id as String)
-            if (line.containsKey('remove')) removed << id
-            else if (line.containsKey('object')) objects[id] = checked(line.object as Map)
-            else cells << changeOf(id, line)
+            boolean another
+            if (line.containsKey('remove')) {
+                another = removed.add(id)
+            } else if (line.containsKey('object')) {
+                another = objects.put(id, checked(line.object as Map)) == null
+            } else {
+                another = changed.add(id)
+                cells << changeOf(id, line)
+            }
+            if (!another) throw new IllegalArgumentException("$id is there twice".toString())
         }
     }
 
@@ -108,20 +119,30 @@ class MxbridgeExchange {
         if (object.c != null) classNumber(object.c, 0)
         checkOutline((Map) object.geometry)
         if (object.nucleus != null) checkOutline((Map) object.nucleus)
+        if (object.name != null && !(object.name instanceof String)) throw new IllegalArgumentException('a name that is no text')
+        ((Map) object.measurements)?.each { name, value -> number(value) }
+        boolean texts = ((Map) object.metadata ?: [:]).every { name, value -> value instanceof String }
+        if (!texts) throw new IllegalArgumentException('metadata that are no text')
         object
     }
 
     private static void checkOutline(Map shape) {
         def polygons = shape.type == 'Polygon' ? [shape.coordinates] : (List) shape.coordinates
+        if (polygons.isEmpty()) throw new IllegalArgumentException('an outline without rings')
         for (polygon in polygons) {
+            if (((List) polygon).isEmpty()) throw new IllegalArgumentException('an outline without rings')
             for (ring in (List) polygon) {
-                if (((List) ring).size() < 4) throw new IllegalArgumentException('an outline that is no polygon')
+                if (((List) ring).size() < 4 || ((List) ring).first() != ((List) ring).last()) throw new IllegalArgumentException('an outline that is no polygon')
                 for (point in (List) ring) {
                     def numbers = (List) point
-                    if (numbers.size() != 2 || !(numbers[0] instanceof Number) || !(numbers[1] instanceof Number)) throw new IllegalArgumentException('an outline that is no polygon')
+                    if (numbers.size() != 2 || !numbers.every { isPixel(it) }) throw new IllegalArgumentException('an outline that is no polygon')
                 }
             }
         }
+    }
+
+    private static boolean isPixel(Object told) {
+        told instanceof Number && Math.abs(((Number) told).doubleValue()) <= COORDINATE_LIMIT
     }
 
     private int classNumber(Object told, int lowest) {
@@ -149,12 +170,14 @@ class MxbridgeExchange {
 @CompileStatic
 class MxbridgeLines {
     private static final int LIMIT = 64 << 20
+    private static final long LIMIT_OF_ALL = 4L << 30
 
     private final JsonSlurper slurper = new JsonSlurper()
     private final Reader reader
     private final char[] block = new char[1 << 16]
     private int at = 0
     private int filled = 0
+    private long taken = 0
 
     MxbridgeLines(Reader reader) {
         this.reader = reader
@@ -165,6 +188,8 @@ class MxbridgeLines {
         if (at == filled) {
             at = 0
             filled = reader.read(block)
+            taken += filled
+            if (taken > LIMIT_OF_ALL) throw new IOException('it is too large')
         }
         filled < 0
     }

@@ -117,11 +117,31 @@ class Mxbridge {
         def record = new File(projectFolder(), "mxbridge/published/${entry.getID()}.json")
         if (!record.isFile() || !dataFile().isFile()) return
         def told = new JsonSlurper().parse(record, 'UTF-8')
-        def missing = missingNames(told.state?.measurements?.keySet(), told.state?.image_values?.keySet())
-        if (missing && told.written == MxbridgeExchange.sha256(dataFile())) {
-            throw new MxbridgeProblem("mxbridge has written to this image since you opened it (${missing.first()}): File > Reload data, then run this again. " +
+        def other = notShown(told)
+        boolean handedOver = told.journal != null && told.journal.after == null && told.journal.samples != null
+        if (other && handedOver && notShown(told.journal) == null) return  // a button was here since, and nobody has saved yet
+        if (other && told.written == MxbridgeExchange.sha256(dataFile())) {
+            throw new MxbridgeProblem("mxbridge has written to this image since you opened it ($other): File > Reload data, then run this again. " +
                 'To keep what is shown instead, save it first (File > Save)')
         }
+    }
+
+    /** Something that the image in front of the user has not, or has otherwise, of what is told; null where there is nothing. */
+    private String notShown(Map told) {
+        def missing = missingNames(told.state?.measurements?.keySet(), told.state?.image_values?.keySet())
+        if (missing || told.samples == null) return missing ? missing.first() : null
+        def byId = imageData.getHierarchy().getFlattenedObjectList(null).collectEntries { [it.getID().toString(), it] }
+        def stale = told.samples.values?.find { name, values -> values.any { id, value -> byId[id] != null && hasOther(byId[id], name, value) } }
+        if (stale != null) return stale.key
+        def classes = (told.samples.classes ?: [:]).findAll { id, name -> byId[id] != null }
+        if (classes && !classes.any { id, name -> byId[id].getPathClass()?.toString() == name }) return 'classes'
+        def made = told.samples.objects ?: []
+        made && !made.any { byId[it] != null } ? 'objects' : null
+    }
+
+    private static boolean hasOther(Object object, String name, Object value) {
+        def list = object.getMeasurementList()
+        !list.containsKey(name) || Float.compare((float) list.get(name), (float) MxbridgeExchange.number(value)) != 0
     }
 
     private Set<String> missingNames(Collection<String> ofObjects, Collection<String> ofImage) {
@@ -170,6 +190,7 @@ class Mxbridge {
     // --- from a run to the image in front of the user ---
 
     private void takeOver(String run) {
+        log.info('{}: results of {}', entry.getImageName(), run)
         save()  // again: the user may have gone on working while mxbridge did
         def answer = command(['qupath', 'hand-over', run, *place(), '--format', FORMAT, '--json'])
         def image = answer.images?.find { it.id?.toString() == entry.getID() }
@@ -181,9 +202,11 @@ class Mxbridge {
         }
         def exchange = MxbridgeExchange.read(new File(image.file.toString()))
         check(exchange)
+        def views = new MxbridgeEntries(project, imageData)
+        views.check(exchange.header.entries)
         def done = exchange.isEmpty() ? [] : apply(exchange)
-        def entries = new MxbridgeEntries(project, imageData).put(exchange.header.entries)
-        if (entries) inWindow { it.refreshProject() }
+        def entries = views.put(exchange.header.entries)
+        if (exchange.header.entries) inWindow { it.refreshProject() }
         (image.notes ?: []).each { log.info('{}', it) }
         done += entries.collect { "image $it.name in the project".toString() }
         log.info('{}: {}', entry.getImageName(), done ? done.join('; ') + '. File > Save keeps it' : 'nothing to change')

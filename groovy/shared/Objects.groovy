@@ -29,13 +29,14 @@ class MxbridgeObjects {
         for (object in hierarchy.getFlattenedObjectList(null)) byId[object.getID()] = object
     }
 
-    /** Change, remove and add; what was done, in words. */
+    /** Change, remove and add; what was done, in words. What may fail comes before anything is changed. */
     List<String> apply() {
+        def stays = { id -> byId.containsKey(id) && !exchange.removed.contains(id) }
+        there.addAll(exchange.objects.keySet().findAll(stays))
+        def added = exchange.objects.findAll { id, told -> !stays(id) }.collect { id, told -> newObject(id, told) }
         exchange.cells.each { change(it) }
         def removed = exchange.removed.findAll { byId.containsKey(it) }.collect { byId.remove(it) }
         hierarchy.removeObjects(removed, true)
-        there.addAll(exchange.objects.keySet().findAll { byId.containsKey(it) })
-        def added = exchange.objects.findAll { id, told -> !byId.containsKey(id) }.collect { id, told -> newObject(id, told) }
         hierarchy.addObjects(added)
         changeImageValues(hierarchy.getRootObject().getMeasurementList())
         def done = []

@@ -52,9 +52,27 @@ def many_cells() -> list[dict[str, Any]]:
     return [{**head, "columns": names, "counts": counts}, *cells, {"end": MANY + 1}]
 
 
-def entry_case(folder: Path, *, copy: str | None, objects: str = "copy") -> dict:
-    """An entry that replaces one with a copy of objects. copy: content of its data.qpdata."""
+def entry_case(
+    folder: Path,
+    *,
+    copy: str | None,
+    objects: str = "copy",
+    number: int | None = None,
+    images: list[dict[str, Any]] | None = None,
+) -> dict:
+    """An entry that replaces one with a copy of objects. copy: content of its data.qpdata. number: of a new one instead, in whose
+    folder somebody left objects. images: what the project file lists, instead, by now."""
     lines = of("impute")
+    if number is not None or images is not None:
+        case = applied(folder, lines, case={"objects": existing(lines)})
+        project = Path(case["project"])
+        if images is not None:
+            project.write_text(json.dumps({"images": images}), encoding="utf-8")
+            return case
+        data = project.parent / f"data/{number}/data.qpdata"
+        data.parent.mkdir()
+        data.write_text("somebody's")
+        return case
     told = {**lines[0]["entries"][0], "replaces": "7", "objects": objects}
     known = {
         "id": "7",
@@ -67,6 +85,12 @@ def entry_case(folder: Path, *, copy: str | None, objects: str = "copy") -> dict
         data.parent.mkdir()
         data.write_text(copy)
     return case
+
+
+def no_such_shape() -> dict[str, Any]:
+    """A line that makes sense, and that QuPath refuses nevertheless."""
+    outline = {"type": "Polygon", "coordinates": [[[666, 0], [9, 0], [9, 9], [666, 0]]]}
+    return {"id": str(uuid.UUID(int=5)), "object": {"kind": "detection", "geometry": outline}}
 
 
 def broken(folder: Path) -> dict[str, Path]:
@@ -88,6 +112,12 @@ def broken(folder: Path) -> dict[str, Path]:
         "bad id": [head, {**cell, "id": "../../x"}, *lines[2:]],
         "no header": [cell, last],
         "class without name": [{**head, "classes": [{"color": 1}] * len(head["classes"])}, *lines[1:]],
+        "a cell twice": [
+            {**head, "counts": {**head["counts"], "cells": head["counts"]["cells"] + 1, "lines": len(lines) + 1}},
+            cell,
+            *lines[1:-1],
+            {"end": len(lines)},
+        ],
         "odd entry": [{**head, "entries": [{"name": "a"}]}, *lines[1:]],
     }
     made = {name: write_exchange(folder / f"{k}.gz", one) for k, (name, one) in enumerate(files.items())}
@@ -98,6 +128,11 @@ def broken(folder: Path) -> dict[str, Path]:
         "open outline": {"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}},
         "odd outline": {"geometry": {"type": "Point", "coordinates": [0, 0]}},
         "no outline": {"geometry": None},
+        "no rings": {"geometry": {"type": "MultiPolygon", "coordinates": []}},
+        "not closed": {"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 9]]]}},
+        "far away": {"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1e30, 0], [9, 9], [0, 0]]]}},
+        "odd metadata": {"metadata": {"_mxbridge.key": 5}},
+        "odd measurement": {"measurements": {"area": "large"}},
     }.items():
         changed = [
             *objects[:new],
@@ -105,6 +140,11 @@ def broken(folder: Path) -> dict[str, Path]:
             *objects[new + 1 :],
         ]
         made[name] = write_exchange(folder / f"{name}.gz", changed)
+    gone = next(k for k, one in enumerate(objects) if "remove" in one)
+    for name, k, count in (("an object twice", new, "objects"), ("removed twice", gone, "removed")):
+        counts = {**objects[0]["counts"], count: objects[0]["counts"][count] + 1, "lines": len(objects) + 1}
+        twice = [{**objects[0], "counts": counts}, *objects[1 : k + 1], *objects[k:-1], {"end": len(objects)}]
+        made[name] = write_exchange(folder / f"{name}.gz", twice)
     whole = (SAMPLES / "score.jsonl.gz").read_bytes()
     for name, data in {
         "cut off": whole[: len(whole) // 2],
@@ -114,6 +154,7 @@ def broken(folder: Path) -> dict[str, Path]:
         "deep": gzip.compress(b"[" * 100_000 + b"\n", 1),
         "no JSON": gzip.compress(b"hello\n"),
         "a list": gzip.compress(b"[1]\n"),
+        "other bytes": gzip.compress(gzip.decompress(whole).replace(b"Nimbus", b"Nimb\xfcs"), 1),
     }.items():
         made[name] = folder / f"{name}.gz"
         made[name].write_bytes(data)
@@ -139,6 +180,11 @@ def played(play, tmp_path_factory) -> dict[str, Any]:  # noqa: F811
         "replaced copy": entry_case(root / "replaced", copy="old copy"),
         "edited copy": entry_case(root / "edited", copy="saved by the user"),
         "kept objects": entry_case(root / "kept", copy="saved by the user", objects="keep"),
+        "lost copy": entry_case(root / "lost", copy=None, number=3),
+        "unknown images": entry_case(root / "unknown", copy=None, images=[{"entryID": 2}, {"entryID": 3, "imageName": "somebody's"}]),
+        "no such shape": applied(root / "shape", [*translate[:-1], no_such_shape(), {"end": len(translate)}], entry="1",
+            counts={**translate[0]["counts"], "objects": translate[0]["counts"]["objects"] + 1, "lines": len(translate) + 1},
+            case={"objects": existing(translate)}),
         "many": applied(root / "many", many_cells(), case={"many": MANY, "quiet": True}),
         "other image": applied(root / "other", score, image={"id": "9", "name": "another"}, case={"objects": existing(score)}),
         "saved meanwhile": applied(root / "meanwhile", score, data_sha256=sha256("else"), case={"objects": existing(score)}),
@@ -285,6 +331,31 @@ def test_objects_that_a_user_has_changed_in_an_entry_stay(played, name) -> None:
     assert told["saved"]["7"] == "saved by the user"
     assert told["entries"][0]["metadata"]["_mxbridge.objects"] == sha256("old copy")
     assert told["entries"][0]["builder"] == of("impute")[0]["entries"][0]["serverBuilder"]
+
+
+def test_what_lies_in_the_folder_of_a_new_entry_is_not_written_over(played) -> None:
+    told = played["lost copy"]
+    assert told["error"] is None
+    assert [e["id"] for e in told["entries"]] == ["2", "3"]
+    assert told["saved"]["3"] == "somebody's"
+    assert "_mxbridge.objects" not in told["entries"][1]["metadata"]
+
+
+def test_images_that_were_added_on_disk_are_not_dropped_from_the_project(played) -> None:
+    told = played["unknown images"]
+    assert "The project has images that QuPath does not know of (somebody's)" in told["error"]
+    assert [e["id"] for e in told["entries"]] == ["2"]
+    assert "syncChanges" not in told["counts"]
+    assert not told["changed"]
+    assert all(not o["measurements"] for o in told["objects"].values())
+
+
+def test_an_object_that_cannot_be_made_changes_nothing(played) -> None:
+    told = played["no such shape"]
+    assert "a shape that QuPath does not make" in told["error"]
+    assert not told["changed"]
+    assert told["objects"].keys() == {o["id"] for o in existing(of("translate"))}
+    assert all(not o["measurements"] and o["class"] is None for o in told["objects"].values())
 
 
 def test_a_hundred_thousand_cells_are_found_without_a_search_for_each(played) -> None:

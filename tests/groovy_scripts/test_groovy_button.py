@@ -158,6 +158,22 @@ def guarded(cases: Cases) -> None:
         ("up to date", {"image_values": {"DeepLIIF: Positive %": {}}}, with_values, {"DeepLIIF: Positive %": 4}),
     ):
         ledger(cases.add(name, "Score_cells", objects=objects, imageValues=image), state=state)
+    value, another = ({"values": {"Nimbus: CD3": {CELL: v, "not here": 9}}} for v in (0.5, 0.25))
+    handed = {
+        "before": sha256("there"),
+        "after": None,
+        "state": {"measurements": {"Nimbus: CD3": {}}},
+        "samples": value,
+    }
+    for name, told in {
+        "older rerun": {"samples": another},
+        "same values": {"samples": {**value, "classes": {"not here": "Tumor"}}},
+        "older classes": {"samples": {**value, "classes": {CELL: "Tumor", OTHER: "Stroma"}}},
+        "older objects": {"samples": {**value, "objects": ["not here"]}},
+        "applied, not saved": {"samples": another, "journal": handed},
+        "published after that": {"samples": another, "journal": {**handed, "samples": None}},
+    }.items():
+        ledger(cases.add(name, "Score_cells", objects=with_values), **told)
     ledger(cases.add("older and changed", "Score_cells", changed=True, objects=[{"id": CELL}]))
     ledger(cases.add("saved since", "Score_cells", objects=[{"id": CELL}]), written=sha256("what mxbridge wrote"))
 
@@ -326,7 +342,13 @@ def test_the_newest_run_that_waits_is_taken(told, places) -> None:
     assert [line for line in told["nothing new"]["log"] if "all of this is there" in line]
 
 
-@pytest.mark.parametrize("name", ["older", "older values of the image", "older and changed"])
+OLDER = (
+    "older", "older values of the image", "older and changed", "older rerun", "older classes", "older objects",
+    "published after that",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OLDER)
 def test_an_older_state_is_never_saved_over_what_mxbridge_wrote(told, places, name) -> None:
     one = told[name]
     assert "mxbridge has written to this image since you opened it" in one["error"]
@@ -335,7 +357,7 @@ def test_an_older_state_is_never_saved_over_what_mxbridge_wrote(told, places, na
     assert places[name].asked == []
 
 
-@pytest.mark.parametrize("name", ["up to date", "saved since"])
+@pytest.mark.parametrize("name", ["up to date", "saved since", "same values", "applied, not saved"])
 def test_a_state_that_is_not_older_is_worked_on(told, name) -> None:
     assert told[name]["error"] is None
     assert applied(told[name])

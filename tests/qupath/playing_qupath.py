@@ -49,11 +49,13 @@ class OpenImage:
 
     def set_class(self, ids: Iterable[str], name: str | None) -> None:
         """What a user does."""
-        self.objects.set_class([self.by_id[i] for i in ids], name, {})
+        there = self.by_id
+        self.objects.set_class([there[i] for i in ids], name, {})
         self.changed = True
 
     def delete(self, ids: Iterable[str]) -> None:
-        self.objects.remove_objects([self.by_id[i] for i in ids])
+        there = self.by_id
+        self.objects.remove_objects([there[i] for i in ids])
         self.changed = True
 
     def redraw(self, identity: str, corners: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -230,6 +231,97 @@ def test_the_ledger_finds_out_what_qupath_has_saved(workspace, tmp_path, what, e
     assert not [w for w in workspace.pull(results.image).warnings if "published earlier" in w]
 
 
+@pytest.mark.parametrize("reloaded", [False, True], ids=["saved over it", "reloaded"])
+def test_a_command_publishes_while_what_was_handed_over_is_on_the_screen(workspace, tmp_path, reloaded):
+    """Whichever of the two QuPath saves, all of it is known as ours, and what is lost is told."""
+    pristine = facts(data_file(workspace))
+    handed_over, native = part_of(workspace, "values", 1), part_of(workspace, "image values", 2)
+    image = OpenProject(workspace.project.folder).open(2)
+    image.apply(handed(workspace, handed_over, tmp_path / "run").file)
+    workspace.publish(native)
+    image = OpenProject(workspace.project.folder).open(2) if reloaded else image
+    first = next(i for i, o in image.by_id.items() if o.kind == "cell")
+    was = image.by_id[first].class_name
+    image.set_class([first], "User's")
+    image.save()
+    assert workspace.holds(native) == reloaded
+    assert workspace.holds(handed_over) != reloaded
+    assert workspace.lost(native.image) == (() if reloaded else ("value 2",))
+    undone = workspace.retract(native.image, native.result_keys, run_id="run-2")
+    assert not [note for note in undone.notes if "handed over" in note]
+    workspace.retract(native.image, handed_over.result_keys, run_id="run-1")
+    image = OpenProject(workspace.project.folder).open(2)
+    image.set_class([first], was)
+    image.save()
+    assert facts(data_file(workspace)) == pristine
+
+
+def test_a_few_values_are_told_by_which_a_script_knows_an_older_state(workspace, tmp_path):
+    published = workspace.own_folder / "published" / "2.json"
+    first, second = (score_classes_and_more(workspace, k, f"run-{k}", 0.4 + k / 5) for k in range(2))
+    workspace.publish(first)
+    told = json.loads(published.read_text(encoding="utf-8"))["samples"]
+    now = everything(data_file(workspace))
+    assert told["values"].keys() == {*COLUMNS}
+    for name, values in told["values"].items():
+        assert 10 < len(values) < 30
+        shown = {i: float(now[i]["measurements"][name]) for i in values}
+        assert values == {i: None if np.isnan(value) else value for i, value in shown.items()}
+    assert told["classes"]
+    assert told["classes"] == {i: now[i]["class"] for i in told["classes"]}
+    assert set(told["objects"]) == {*new_ids(workspace)}
+    image = OpenProject(workspace.project.folder).open(2)
+    image.apply(handed(workspace, second, tmp_path / "run").file)
+    document = json.loads(published.read_text(encoding="utf-8"))
+    assert document["samples"] == told
+    values = document["journal"]["samples"]["values"]
+    assert values != told["values"]
+    there = image.by_id
+    shown = {i: there[i].measurements[COLUMNS[1]] for i in values[COLUMNS[1]]}
+    assert values[COLUMNS[1]] == {i: None if np.isnan(value) else value for i, value in shown.items()}
+
+
+def new_ids(workspace: QuPathWorkspace) -> list[str]:
+    return [
+        *workspace.object_ids(fl(workspace), "key-nuclei", ["a", "b", "c"]),
+        *workspace.object_ids(fl(workspace), "key-region", ["in parts"]),
+    ]
+
+
+def test_results_that_are_older_than_those_they_replace_say_so(workspace, tmp_path):
+    first, second = (
+        scores(workspace, names=("CD3",), seed=k, run=f"2026010{k}-120000-aaaaaa") for k in (1, 2)
+    )  # fmt: skip
+    workspace.publish(second)
+    told = "these results are older than those they replace, which are of 20260102-120000-aaaaaa"
+    assert told in handed(workspace, first, tmp_path / "run").notes
+    workspace.retract(second.image, second.result_keys)
+    workspace.publish(first)
+    assert not [note for note in handed(workspace, second, tmp_path / "run").notes if "older" in note]
+
+
+def test_the_same_values_on_fewer_cells_are_not_there_already(workspace, twin, tmp_path):
+    """A region after the whole image: its cells have these values, and the others must not keep theirs."""
+    whole = scores(workspace)
+    part = replace(
+        whole,
+        run_id="run-2",
+        cell_ids=whole.cell_ids[:60],
+        measurements=tuple(replace(m, values=m.values[:60]) for m in whole.measurements),
+    )
+    for place in (workspace, twin):
+        place.publish(replace(whole, image=fl(place)))
+        assert place.holds(replace(whole, image=fl(place)))
+        assert not place.holds(replace(part, image=fl(place)))
+    image = OpenProject(workspace.project.folder).open(2)
+    image.apply(handed(workspace, part, tmp_path / "run").file)
+    image.save()
+    assert twin.publish(replace(part, image=fl(twin))).changed
+    assert facts(data_file(workspace)) == facts(data_file(twin))
+    assert workspace.holds(part)
+    assert twin.holds(replace(part, image=fl(twin)))
+
+
 def test_cells_that_are_gone_are_told_and_the_rest_is_applied(workspace, tmp_path):
     results = scores(workspace)
     gone = results.cell_ids[:5]
@@ -252,7 +344,8 @@ def test_cells_that_are_gone_are_told_and_the_rest_is_applied(workspace, tmp_pat
     assert not any(set(COLUMNS) & set(o["measurements"]) for o in everything(data_file(workspace)).values())
 
     image = OpenProject(workspace.project.folder).open(2)
-    image.delete([i for i in results.cell_ids if i in image.by_id])
+    there = image.by_id
+    image.delete([i for i in results.cell_ids if i in there])
     image.save()
     with pytest.raises(ChangedMeanwhile, match="none of the 200 cells"):
         handed(workspace, results, tmp_path / "run")

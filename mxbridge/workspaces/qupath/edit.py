@@ -120,6 +120,14 @@ def held(tree: ImageDataFile, results: Results, *, entry_id: str) -> bool:
     return made.objects_held(tree.table, results, entry_id)
 
 
+def others_have_values(tree: ImageDataFile, state: State, results: Results) -> bool:
+    """Whether cells that are not of these results have values of the same result keys, of an earlier run on more of the image."""
+    keys, cells = set(results.result_keys), set(results.cell_ids)
+    distinct = {column.ids for column in state.columns.values() if column.key in keys}
+    others = {identity for ids in distinct for identity in ids if identity not in cells}
+    return bool(others) and any(identity in others for identity in tree.table.ids)
+
+
 def lost(tree: ImageDataFile, state: State) -> list[str]:
     """Names of measurements and result keys in the ledger of which nothing is left in the tree."""
     table = tree.table

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 
 FORMAT = 1
+_SAMPLED = 12
+"""About so many cells are looked at where a few will do."""
+
 _LIMIT = 1 << 30
 
 
@@ -105,6 +108,12 @@ class State:
         values = {c.key for part in (self.columns, self.image_values) for c in part.values() if c.run_id == run_id}
         return values | {k for part in (self.reclassed, self.objects) for k, r in part.items() if r.run_id == run_id}
 
+    def runs_of(self, keys: Iterable[str]) -> set[str]:
+        """The runs that published the present results of these keys."""
+        wanted = set(keys)
+        runs = {c.run_id for part in (self.columns, self.image_values) for c in part.values() if c.key in wanted}
+        return runs | {r.run_id for part in (self.reclassed, self.objects) for k, r in part.items() if k in wanted}
+
     def original_class(self, cell_id: str, current: str | None) -> str | None:
         """The class a cell had before us, or ``current`` where that is not ours."""
         return self._originals.get((cell_id, current), current)
@@ -135,6 +144,8 @@ class Ledger:
         """A killed run left a journal behind: what follows the rename was perhaps not done; or :attr:`waiting`."""
         self.waiting: State | None = None
         """What there will be once QuPath has saved what was handed over to it; None where nothing waits for that."""
+        self.samples: dict[str, Any] | None = None
+        """See :func:`samples_of`, of the data.qpdata we wrote last; None where they are not known."""
 
     @classmethod
     def open(
@@ -165,6 +176,7 @@ class Ledger:
             ledger.written_sha = journal["after"] if use_journal else document["written"]
             ledger.state = states[1] if use_journal else states[0]
             ledger.waiting = states[1] if handed_over and not use_journal else None
+            ledger.samples = None if use_journal else document.get("samples")
             if journal is not None:  # the class list is extended before the rename
                 classes = dict.fromkeys([*ledger.state.classes_added, *journal["state"]["classes_added"]])
                 ledger.state = replace(ledger.state, classes_added=tuple(classes))
@@ -176,14 +188,30 @@ class Ledger:
             ) from error
         return ledger
 
-    def begin(self, new: State, *, before: str | None, after: str | None) -> None:
-        """Write the journal: data.qpdata is about to change from ``before`` to ``after``, None where QuPath will write it."""
-        self._save(new, before=before, after=after)
+    def begin(
+        self, new: State, *, before: str | None, after: str | None, samples: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the journal: data.qpdata is about to change from ``before`` to ``after``, None where QuPath will write it.
+        samples: of what QuPath will show then."""
+        self._save(new, before=before, after=after, samples=samples)
 
-    def finish(self, new: State, written_sha: str | None) -> None:
-        """The change is done: forget the journal."""
-        self.state, self.written_sha, self.unfinished, self.waiting = new, written_sha, False, None
-        self._save(None, before=None, after=None)
+    def finish(
+        self,
+        new: State,
+        written_sha: str | None,
+        samples: dict[str, Any] | None = None,
+        *,
+        waiting: State | None = None,
+    ) -> None:
+        """The change is done: forget the journal.
+
+        waiting: what QuPath was handed over earlier and may still save over this; then the file will tell which it was.
+        """
+        if waiting is not None:
+            waiting = None if same_result(waiting, new) else _on_top(waiting, new)
+        self.state, self.written_sha, self.samples = new, written_sha, samples
+        self.unfinished, self.waiting = waiting is not None, waiting
+        self._save(waiting, before=None if waiting is None else written_sha, after=None)
         self.sweep()
 
     def sweep(self) -> None:
@@ -194,7 +222,9 @@ class Ledger:
                 with suppress(OSError):  # held open on Windows; the next publication tries again
                     old.unlink(missing_ok=True)
 
-    def _save(self, new: State | None, *, before: str | None, after: str | None) -> None:
+    def _save(
+        self, new: State | None, *, before: str | None, after: str | None, samples: Mapping[str, Any] | None = None
+    ) -> None:
         try:
             if new is None and not self.state.keys and not self.state.classes_added:
                 self.path.unlink(missing_ok=True)
@@ -207,8 +237,12 @@ class Ledger:
             "format": FORMAT,
             "written": self.written_sha,
             "state": _write_state(self.state, arrays),
-            "journal": None if new is None else {"before": before, "after": after, "state": _write_state(new, arrays)},
+            "samples": self.samples,
+            "journal": None,
         }
+        if new is not None:
+            told = _write_state(new, arrays)
+            document["journal"] = {"before": before, "after": after, "state": told, "samples": samples}
         digest = hashlib.sha256()
         for name, array in arrays.items():
             digest.update(name.encode() + array.tobytes())
@@ -253,6 +287,32 @@ class ToldClasses:
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BrokenFile(path, f"mxbridge's own record of what it published is damaged ({error})") from error
+
+
+def samples_of(tree: ImageDataFile, state: State) -> dict[str, Any]:
+    """A few of our values by name and id, classes by id, and ids of objects we made: by these a script in QuPath finds out
+    whether an image that is open there is older than its file."""
+    table = tree.table
+    row = {identity: k for k, identity in enumerate(table.ids) if identity is not None}
+
+    def some(ids: Sequence[str]) -> list[str]:
+        return [i for i in ids[:: max(len(ids) // _SAMPLED, 1)] if i in row]
+
+    values: dict[str, dict[str, float | None]] = {}
+    for name, column in state.columns.items():
+        ids = some(column.ids)
+        had, now = table.columns(np.array([row[i] for i in ids], np.int64), [name])[name]
+        found = zip(ids, had.tolist(), now.astype(np.float32).tolist(), strict=True)
+        values[name] = {i: None if np.isnan(value) else value for i, has, value in found if has and not np.isinf(value)}
+    classes: dict[str, str | None] = {}
+    for record in state.reclassed.values():
+        given = [(i, new) for i, old, new in zip(record.ids, record.old, record.new, strict=True) if old != new]
+        ids = some([i for i, _ in given])
+        shown = table.class_names(np.array([row[i] for i in ids], np.int64))
+        meant = dict(given)
+        classes |= {i: name for i, name in zip(ids, shown, strict=True) if name == meant[i]}
+    made = [i for record in state.objects.values() for i in some(record.ids)]
+    return {"values": values, "classes": classes, "objects": made}
 
 
 def values_sha(ids: Sequence[str], values: NDArray[np.floating]) -> str:
@@ -302,6 +362,17 @@ def was_applied(tree: ImageDataFile, old: State, new: State) -> bool:
 def same_result(a: State, b: State) -> bool:
     """Whether two states say the same but for the run that brought it about."""
     return bool(_without_run(_write_state(a, {})) == _without_run(_write_state(b, {})))
+
+
+def _on_top(waiting: State, new: State) -> State:
+    """What there is after ``waiting`` was saved over ``new``: of this, too, it must be known that it was there."""
+    return State(
+        new.columns | waiting.columns,
+        new.reclassed | waiting.reclassed,
+        new.objects | waiting.objects,
+        tuple(dict.fromkeys([*new.classes_added, *waiting.classes_added])),
+        new.image_values | waiting.image_values,
+    )
 
 
 def _without_run(document: Any) -> Any:

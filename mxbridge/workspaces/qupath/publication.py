@@ -21,7 +21,7 @@ from mxbridge.results import Results
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.classes import ClassList, class_colors
 from mxbridge.workspaces.qupath.last_read import LastRead, read_bytes
-from mxbridge.workspaces.qupath.ledger import Ledger, ToldClasses, same_result
+from mxbridge.workspaces.qupath.ledger import Ledger, State, ToldClasses, same_result, samples_of
 from mxbridge.workspaces.qupath.project import Entry, Project, dump_json
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile, new_image_data
 
@@ -79,7 +79,7 @@ class Publication:
         def change(tree: ImageDataFile) -> edit.Edited:
             return edit.put(tree, self.ledger.state, results, entry_id=str(self._entry.id), known_colors=classes.colors)
 
-        return self._run(change, classes)
+        return self._run(change, classes, self.ledger.waiting)
 
     def take(self, keys: Collection[str], run_id: str | None = None) -> Outcome:
         """Keys that are not there (any more) change nothing, so that an interrupted undo can be repeated.
@@ -87,9 +87,8 @@ class Publication:
         run_id: leave what another run has published under these keys since.
         """
         waiting = self.ledger.waiting
-        called_back = waiting is not None and bool(
-            set(keys) & (waiting.keys if run_id is None else waiting.keys_of_run(run_id))
-        )
+        called = set() if waiting is None else waiting.runs_of(keys) - self.ledger.state.runs_of(keys)
+        called_back = bool(called if run_id is None else called & {run_id})
         if run_id is not None:
             keys = set(keys) & self.ledger.state.keys_of_run(run_id)
         if not set(keys) & self.ledger.state.keys and not self.ledger.unfinished:
@@ -99,7 +98,7 @@ class Publication:
         def change(tree: ImageDataFile) -> edit.Edited:
             return edit.take(tree, self.ledger.state, keys, entry_id=str(self._entry.id), known_colors=classes.colors)
 
-        done = self._run(change, classes, forget_classes=True)
+        done = self._run(change, classes, None if called_back else waiting, forget_classes=True)
         return Outcome(True, (*done.notes, CALLED_BACK)) if called_back else done
 
     def edit(self, change: Callable[[ImageDataFile], Mapping[str, int]]) -> bool:
@@ -119,7 +118,7 @@ class Publication:
         if (
             self.ledger.unfinished and self.ledger.waiting is None
         ):  # what a killed run did, before the file is another one
-            self.ledger.finish(self.ledger.state, self.ledger.written_sha)
+            self.ledger.finish(self.ledger.state, self.ledger.written_sha, self.ledger.samples)
         if classes.exists:
             classes.extend(colors, colors)
         _make_folder(self._path.parent)
@@ -128,8 +127,14 @@ class Publication:
         return True
 
     def _run(
-        self, change: Callable[[ImageDataFile], edit.Edited], classes: ClassList, *, forget_classes: bool = False
+        self,
+        change: Callable[[ImageDataFile], edit.Edited],
+        classes: ClassList,
+        waiting: State | None,
+        *,
+        forget_classes: bool = False,
     ) -> Outcome:
+        """waiting: what was handed over to QuPath and may still be saved by it."""
         refuse_links(self._project, self._entry.id)
         for folder in (self._project.folder, self._path.parent, self._published, classes.path.parent):
             sweep(folder)
@@ -160,7 +165,7 @@ class Publication:
             self._write_summary(tree)
         if forget_classes and not state.keys:
             state = replace(state, classes_added=self._drop_classes(classes, state.classes_added))
-        self.ledger.finish(state, self.data_sha)
+        self.ledger.finish(state, self.data_sha, samples_of(tree, state), waiting=waiting)
         return Outcome(not same_bytes, edited.notes)
 
     def _forget(self, data: bytes, classes: ClassList, listed: list[str]) -> None:
@@ -171,7 +176,9 @@ class Publication:
             if self._path.exists() and self._path.read_bytes() == data:
                 return
             classes.drop(listed)
-            self.ledger.finish(self.ledger.state, self.ledger.written_sha)
+            self.ledger.finish(
+                self.ledger.state, self.ledger.written_sha, self.ledger.samples, waiting=self.ledger.waiting
+            )
 
     def tree(self) -> ImageDataFile:
         """The objects, to edit; none where nothing was saved yet. Raises OutputError where they cannot be written again."""

@@ -198,11 +198,13 @@ class QuPathWorkspace(Workspace):
             entry = self._entry(results.image)
             if not self._project.data_path(entry.id).exists():
                 return False
-            tree, _ = self._last.read(self._project.data_path(entry.id))
+            tree, seen = self._last.read(self._project.data_path(entry.id))
+            state = Ledger.open(self.own_folder / "published", entry.id, seen.sha256, lambda: tree).state
             shown = maps_are_shown(
                 Project.open(self._project.path), entry.id, results.derived, self.derived_folder(results.image)
             )
-            return shown and edit.held(tree, results, entry_id=str(entry.id))
+            held = shown and edit.held(tree, results, entry_id=str(entry.id))
+            return held and not edit.others_have_values(tree, state, results)
         except (InputError, SourceError):
             return False
 

@@ -287,7 +287,7 @@ def _check_geometry(geometry: Mapping[str, Any]) -> None:
     if not polygons or any(not polygon for polygon in polygons):
         raise ValueError("an outline without rings")
     for ring in (ring for polygon in polygons for ring in polygon):
-        if len(ring) < 4 or any(len([_pixel(v) for v in point]) != 2 for point in ring):
+        if len(ring) < 4 or ring[0] != ring[-1] or any(len([_pixel(v) for v in point]) != 2 for point in ring):
             raise ValueError("an outline that is no polygon")
 
 

@@ -19,7 +19,7 @@ from mxbridge.runs import now, versions
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.handover.difference import Before, columns_touched, difference
 from mxbridge.workspaces.qupath.handover.exchange_file import FILE_NAME, Header, write
-from mxbridge.workspaces.qupath.ledger import same_result
+from mxbridge.workspaces.qupath.ledger import same_result, samples_of
 from mxbridge.workspaces.qupath.project import Entry, Project
 from mxbridge.workspaces.qupath.publication import Publication
 from mxbridge.workspaces.qupath.views import View, as_document, outdate
@@ -69,6 +69,9 @@ def hand_over(
     lines = [*edited.notes, *notes, *(note for view in views for note in view.notes)]
     lines += [f"{len(gone)} of {len(results.cell_ids)} cells are not in the project any more"] if gone else []
     lines += [NOTHING_NEW] if found.is_empty and not entries else []
+    newer = max(ledger.state.runs_of(results.result_keys), default="")
+    if _second(newer) > _second(results.run_id):
+        lines.append(f"these results are older than those they replace, which are of {newer}")
     header = Header(
         run=results.run_id,
         task=task,
@@ -86,7 +89,13 @@ def hand_over(
     )
     write(folder / FILE_NAME, header, found.lines(tree, meant))
     if not same_result(edited.state, ledger.state):
-        ledger.begin(edited.state, before=publication.data_sha, after=None)
+        samples = samples_of(tree, edited.state)
+        ledger.begin(edited.state, before=publication.data_sha, after=None, samples=samples)
         ledger.sweep()
         outdate(project, entry.id, {str(told["replaces"]) for told in entries})
     return HandedOver(folder / FILE_NAME, len(gone), tuple(lines))
+
+
+def _second(run_id: str) -> str:
+    """When a run began: its id without the random part."""
+    return run_id.rpartition("-")[0]

@@ -11,6 +11,8 @@ class MeasurementList implements Serializable {
 
     void put(String name, double value) { values[name] = value }
 
+    double get(String name) { values.containsKey(name) ? values[name] : Double.NaN }
+
     boolean containsKey(String name) { values.containsKey(name) }
 
     void removeMeasurements(String... names) { for (name in names) values.remove(name) }
