@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,13 @@ from mxbridge.report.plotting import INK, MUTED, STYLE, new_figure
 from mxbridge.runs import Run
 from mxbridge.workspaces.base import Pulled, Workspace
 
-SHOWN = {"DAPI": (60, 90, 255), "CD3": (60, 255, 90), "PanCK": (255, 70, 220)}
-"""Channels of the first panel."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN = {"DAPI": ("blue", (60, 90, 255)), "CD3": ("green", (60, 255, 90)), "PanCK": ("magenta", (255, 70, 220))}
+"""Channels of the first panel, and their colours."""
+
+SCALE_UM = 50
 
 MARKER, THRESHOLD = "CD3", 0.5
 FIELD = Box(560, 600, 1080, 1120)
@@ -87,13 +93,19 @@ def draw_results(pulled: Pulled, table: pd.DataFrame, path: Path) -> None:
             [[0, 1, 2]], gridspec_kw={"left": 0.01, "right": 0.99, "top": 0.945, "bottom": 0.25, "wspace": 0.03}
         )
         pictures = panels_of(pulled, scores)
-        titles = (f"{', '.join(SHOWN)}", f"{MARKER}, cells called positive", f"{column}, every cell's score")
+        titles = (
+            ", ".join(f"{name} {colour}" for name, (colour, _) in SHOWN.items()),
+            f"{MARKER}, cells called positive outlined",
+            f"{column}, 0 dark to 1 yellow",
+        )
         for k, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
             panels[k].imshow(picture, interpolation="nearest")
             panels[k].set_title(title, fontsize=9.5, color=INK, loc="left")
+        draw_scale(panels[0], pulled)
         strip = cards(pulled, table, scores)
         width = 0.98 / len(strip)
-        figure.text(0.01, 0.207, f"The {len(strip)} cells nearest the threshold {THRESHOLD:g}", fontsize=9.5, color=INK)
+        said = f"The {len(strip)} cells whose score is nearest the threshold {THRESHOLD:g}: orange called positive, blue not"
+        figure.text(0.01, 0.207, said, fontsize=9.5, color=INK)
         for k, (picture, score) in enumerate(strip):
             axis = figure.add_axes((0.01 + k * width, 0.045, width * 0.94, 0.15))
             axis.imshow(picture, interpolation="nearest")
@@ -109,6 +121,14 @@ def draw_results(pulled: Pulled, table: pd.DataFrame, path: Path) -> None:
     save(Image.open(drawn), path)
 
 
+def draw_scale(panel: Axes, pulled: Pulled) -> None:
+    """A white bar in the lower left corner of a panel that shows :data:`FIELD`."""
+    long = SCALE_UM / pulled.image.require_pixel_size()[1]
+    left, low = 0.04 * FIELD.shape[1], 0.95 * FIELD.shape[0]
+    panel.plot([left, left + long], [low, low], color="white", linewidth=3, solid_capstyle="butt")
+    panel.text(left + long / 2, low - 8, f"{SCALE_UM} µm", color="white", fontsize=8.5, ha="center", va="bottom")
+
+
 def panels_of(pulled: Pulled, scores: NDArray[np.floating]) -> list[NDArray[np.uint8]]:
     side = max(FIELD.shape)
     planes = read_reduced(pulled.image, [pulled.image.find_channel(name) for name in SHOWN], side, FIELD)
@@ -116,7 +136,7 @@ def panels_of(pulled: Pulled, scores: NDArray[np.floating]) -> list[NDArray[np.u
     stain = grey_picture(planes[list(SHOWN).index(MARKER)], float(whites[list(SHOWN).index(MARKER)]))
     painting = Drawable.of(pulled.cells).painting(FIELD, planes.shape[1:])
     return [
-        composite(planes, whites, list(SHOWN.values())),
+        composite(planes, whites, [colour for _, colour in SHOWN.values()]),
         painting.outlined(stain, scores >= THRESHOLD, POSITIVE),
         painting.filled(score_colours(scores)),
     ]
@@ -158,6 +178,9 @@ def save(picture: Image.Image, path: Path) -> None:
     full = picture.convert("RGB")
     part = Image.fromarray(np.ascontiguousarray(np.asarray(full)[::3, ::3]))
     palette = part.quantize(COLOURS, kmeans=1)
+    colours = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)
+    colours[(colours >= 249).all(axis=1)] = 255  # paper stays white
+    palette.putpalette(colours.tobytes())
     full.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

@@ -109,10 +109,11 @@ class Code:
 
 @dataclass(frozen=True)
 class Card:
-    """A small picture and a few lines below it; the first line is its name."""
+    """A small picture and a few lines below it; the first line is its name. id: of what it shows, whole, to be copied."""
 
     picture: Picture
     lines: tuple[str, ...] = ()
+    id: str = ""
 
 
 @dataclass(frozen=True)

@@ -259,7 +259,7 @@ def viridis() -> NDArray[np.uint8]:
 
 def score_colours(scores: NDArray[np.floating]) -> NDArray[np.uint8]:
     """``(cells, 3)``: scores 0..1 in viridis, cells without one grey."""
-    at = np.clip(np.nan_to_num(scores) * 255, 0, 255).round().astype(np.int64)
+    at = (np.clip(np.nan_to_num(scores), 0, 1) * 255).round().astype(np.int64)
     out: NDArray[np.uint8] = viridis()[at]
     out[~np.isfinite(scores)] = NO_VALUE
     return out
@@ -285,8 +285,8 @@ MIXED: tuple[Colour, ...] = (
 
 def composite(planes: NDArray[np.float32], whites: NDArray[np.floating], colours: list[Colour]) -> NDArray[np.uint8]:
     """Channels ``(c, y, x)`` added up, each in its colour, ``(y, x, 3)``. What half of a channel's pixels do not reach is black."""
-    black = np.median(planes, axis=(1, 2))[:, None, None]
-    white = np.maximum(np.asarray(whites)[:, None, None] * MIXED_WHITE, black + 1e-9)
+    black = np.median(planes, axis=(1, 2)).astype(np.float64)[:, None, None]
+    white = np.maximum(np.asarray(whites)[:, None, None] * MIXED_WHITE, black * 1.05 + 1e-9)
     level = np.clip((planes - black) / (white - black), 0, 1)
     mixed = np.einsum("cyx,ck->yxk", level, np.asarray(colours, np.float64))
     return _as_colours(mixed)

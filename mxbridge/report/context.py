@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mxbridge.errors import MxbridgeError, SourceError
+from mxbridge.errors import BrokenFile, MxbridgeError, SourceError
 from mxbridge.progress import SILENT, Progress
 from mxbridge.results import RESULTS, ImageRef, Results
 from mxbridge.runs import ImageRecord, Run
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 MOST_PICTURED = 100
 """Images that get pictures; of more there are tables only."""
+
+WORDS = ("image", "image_id", "cell", "class")
+"""Columns of a table of cells that hold text; all others hold numbers."""
 
 T = TypeVar("T")
 
@@ -62,10 +66,10 @@ class RunContext:
 
     def table(self, image: ImageRecord) -> pd.DataFrame | None:
         """``cells.parquet`` of an image; None, without a problem, for tasks that write none."""
-        from mxbridge.formats.cell_tables import STEM, read_cell_table
+        from mxbridge.formats.cell_tables import STEM
 
         file = self.run.folder_of(image) / f"{STEM}.parquet"
-        return self._of(image, "table", lambda: read_cell_table(file), "its table of cells") if file.is_file() else None
+        return self._of(image, "table", lambda: _checked_table(file), "its table of cells") if file.is_file() else None
 
     def pulled(self, image: ImageRecord, kind: CellKind | None = "cells") -> Pulled | None:
         """The image, its pixels read when they are asked for, with its cells (kind None: without)."""
@@ -110,3 +114,21 @@ class RunContext:
         except (MxbridgeError, OSError) as error:
             self.problem(f"{image.name}: {words} cannot be read ({error})")
         return None
+
+
+def _checked_table(file: Path) -> pd.DataFrame:
+    """``cells.parquet`` whose columns hold what they should. Raises SourceError, BrokenFile."""
+    from pandas.api.types import infer_dtype, is_numeric_dtype
+
+    from mxbridge.formats.cell_tables import read_cell_table
+
+    table = read_cell_table(file)
+    if not table.columns.is_unique:
+        raise BrokenFile(file, "has two columns of the same name")
+    for column in table.columns:
+        if column in WORDS:
+            if column == "class" and infer_dtype(table[column], skipna=True) not in ("string", "empty"):
+                raise BrokenFile(file, "has classes that are no names")
+        elif not is_numeric_dtype(table[column]):
+            raise BrokenFile(file, f"holds no numbers in the column {column}")
+    return table

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mxbridge.report.blocks import Picture
 
-QUALITIES = (82, 72, 60, 48, 35)
+QUALITIES = (82, 72, 60, 48, 35, 25)
 """Of WebP, tried in this order until a picture is small enough."""
 
 THUMBNAIL_BYTES, ZOOMABLE_BYTES = 30_000, 150_000

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from mxbridge.errors import MxbridgeError
-from mxbridge.report.blocks import Block, Column, Group, Note, Numbers, Picture, Plot, Section
+from mxbridge.report.blocks import Block, Column, Facts, Group, Note, Numbers, Picture, Plot, Section
 from mxbridge.report.dot_rows import DotRows, Dots, short
 from mxbridge.report.run_tables import capital, counted, numbers, read_run_table, several, shown
 
@@ -70,6 +70,15 @@ HOW = (
     "Every marker was imputed without itself and compared with what was measured, per pixel and per cell, on values scaled "
     "0 to 1. A model is worth its effort where it is ahead of the simple methods beside it."
 )
+BESIDE = {
+    "zero": "an empty image",
+    "mean of inputs": "the mean of the other markers",
+    "train mean": "the same everywhere: what the marker was in training, on average",
+    "ridge": "a linear regression on the other markers, pixel by pixel",
+    "ridge 3x3": "the same with their means over 3 x 3 pixels; no network is needed for this",
+}
+"""The simple methods, in words."""
+
 MOST_DRAWN = 40
 """Markers of a model with pictures of their own."""
 
@@ -110,6 +119,9 @@ def _overview(markers: pd.DataFrame, images: pd.DataFrame | None) -> Iterator[Bl
     if images is not None:
         counts += [(images, "image_id", "image"), (images, "case", "case")]
     yield Numbers(tuple(counted(table[name].nunique(), word) for table, name, word in counts))
+    known = [(name, words) for name, words in BESIDE.items() if (markers["method"] == name).any()]
+    if known:
+        yield Facts(tuple(known))
     for label, own in markers.groupby("model", sort=False):
         drawn = [metric for metric in DRAWN if metric in own and np.isfinite(numbers(own, metric)).any()]
         plots = [metric_plot(own, metric, str(label)) for metric in drawn]
@@ -286,7 +298,7 @@ def _curves(rows: pd.DataFrame, saved: Sequence[Saved], marker: str) -> Figure |
     if found is None:
         return None
     curves, prevalence = found
-    title = _literal(marker)
+    title = short(marker)
     figure = _styled(lambda: precision_recall_curves({title: curves}, {title: prevalence}, COLOURS))
     figure.set_size_inches(4.6, 3.6)
     return figure
@@ -304,7 +316,7 @@ def _paired(saved: Sequence[Saved], marker: str) -> Picture | None:
     pairs = pairs_of(saved, marker) if saved else {}
     if not pairs:
         return None
-    figure = _styled(lambda: paired_errors({_literal(marker): pairs}))
+    figure = _styled(lambda: paired_errors({short(marker): pairs}))
     stream = BytesIO()
     figure.savefig(stream, format="png")
     pixels = np.asarray(Image.open(stream, formats=("PNG",)).convert("RGB"))
@@ -318,7 +330,7 @@ def _components(context: RunContext, saved: Sequence[Saved], images: pd.DataFram
 
     known = [one for one in saved if one.image.id in set(images["image_id"])]
     try:
-        figure = _styled(lambda: components_of(known, images.assign(case=images["case"].map(_literal))))
+        figure = _styled(lambda: components_of(known, images.assign(case=images["case"].map(short))))
     except (ValueError, LookupError, np.linalg.LinAlgError) as error:
         context.problem(f"channel means: {error}")
         return None
@@ -326,11 +338,6 @@ def _components(context: RunContext, saved: Sequence[Saved], images: pd.DataFram
         return None
     words = "Images far from the others are unlike them in the brightness of their channels."
     return Plot(_svg(figure), "Principal components of the images' channel means", words)
-
-
-def _literal(name: str) -> str:
-    """A name in which matplotlib sees no mathematics."""
-    return short(name).replace("$", r"\$")
 
 
 def _styled(draw: Callable[[], F]) -> F:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -13,7 +14,7 @@ from mxbridge.errors import InputError
 from mxbridge.report.blocks import Block, Code, Column, Facts, Note, Numbers, Section, Table
 from mxbridge.report.context import MOST_PICTURED, RunContext
 from mxbridge.report.texts import number
-from mxbridge.runs import Run
+from mxbridge.runs import ImageRecord, Run
 
 TITLES = {
     "score": "Marker scores",
@@ -30,6 +31,7 @@ LONGEST_VALUE = 2000
 
 _FILE_OF_FACTORS = "normalization.json"
 _STATUS = {"published": "published", "computed": "done", "failed": "failed", "waiting": "not done"}
+_DONE = ("published", "computed")
 
 
 def title_of(run: Run) -> str:
@@ -60,14 +62,12 @@ def overview(context: RunContext) -> Section:
     if len(context.done) > MOST_PICTURED:
         text = f"The first {MOST_PICTURED} images are shown as pictures, all {len(context.done)} in tables and counts."
         blocks.insert(0, Note(text))
-    rows = tuple(
-        (i.name, i.id, _STATUS[i.status], i.counts.get("cells"), i.seconds, len(i.warnings)) for i in run.images
-    )
+    rows = tuple((i.name, i.id, _status(run, i), _objects(i)[1], i.seconds, len(i.warnings)) for i in run.images)
     columns = (
         Column("Image"),
         Column("Id"),
         Column("Status", "badge"),
-        Column("Cells", "number"),
+        Column("Nuclei" if any(_objects(i)[0] == "nuclei" for i in run.images) else "Cells", "number"),
         Column("Seconds", "number"),
         Column("Warnings", "number"),
     )
@@ -101,8 +101,8 @@ def normalisation(context: RunContext) -> Iterator[Section]:
 def left_out(context: RunContext) -> Section:
     """Images that failed or were not reached, and cells and tiles without a value."""
     run = context.run
-    failed = [(i.name, i.id, _STATUS[i.status], i.error) for i in run.images if i.error or i.status == "failed"]
-    waiting = [(i.name, i.id, _STATUS[i.status], None) for i in run.images if i.status == "waiting" and not i.error]
+    failed = [(i.name, i.id, _status(run, i), i.error) for i in run.images if i.error or i.status == "failed"]
+    waiting = [(i.name, i.id, _status(run, i), None) for i in run.images if i.status == "waiting" and not i.error]
     blocks: list[Block] = []
     if failed or waiting:
         columns = (Column("Image"), Column("Id"), Column("Status", "badge"), Column("Why"))
@@ -179,10 +179,11 @@ def command(context: RunContext) -> Section:
 def _numbers(context: RunContext) -> Iterator[tuple[str, str]]:
     run = context.run
     failed = sum(image.status == "failed" or image.error is not None for image in run.images)
-    cells = [image.counts["cells"] for image in run.images if _is_count(image.counts.get("cells"))]
-    yield f"{number(len(context.done))} of {number(len(run.images))}", "images done"
-    if any(cells):
-        yield number(sum(cells)), "cells"
+    done = sum(image.status in _DONE for image in run.images)
+    yield f"{number(done)} of {number(len(run.images))}", "images done"
+    for word in ("cells", "nuclei"):
+        if found := sum(count for kind, count in map(_objects, run.images) if kind == word and count):
+            yield number(found), word
     markers = [image.counts["markers"] for image in run.images if _is_count(image.counts.get("markers"))]
     if markers:
         yield number(max(markers)), "markers"
@@ -194,13 +195,27 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "Model", ", ".join(_model_names(run.model)) or "none"
     yield "Started", _when(run.started)
     yield "Finished", _when(run.finished) if run.finished else "not finished"
-    seconds = [image.seconds for image in run.images if image.seconds is not None]
+    seconds = [i.seconds for i in run.images if i.seconds is not None and math.isfinite(i.seconds)]
     if seconds:
         yield "Time for all images", _duration(sum(seconds))
     published = any(image.status == "published" for image in run.images)
     if run.is_of_project or run.is_of_server:
         yield "Results", "written back where the images are" if published else "in the run folder only"
     yield "Run", run.run_id
+
+
+def _status(run: Run, image: ImageRecord) -> str:
+    """In a word; results of files lie in the run folder: there is no place where they could be published."""
+    kept = "published" if image.status == "published" and (run.is_of_project or run.is_of_server) else None
+    return kept or _STATUS["computed" if image.status == "published" else image.status]
+
+
+def _objects(image: ImageRecord) -> tuple[str, int | None]:
+    """What was counted in an image, and how many; None where nothing was."""
+    for word in ("cells", "nuclei"):
+        if _is_count(image.counts.get(word)):
+            return word, image.counts[word]
+    return "cells", None
 
 
 def _model_names(model: Mapping[str, Any]) -> list[str]:
@@ -231,13 +246,22 @@ def _factors_of_images(run: Run, details: Mapping[str, Any], per_image: Mapping[
 
 
 def _flat(pairs: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as one list, by path."""
+    """Nested settings as one list, by path; groups of plain values in one line each."""
     for key, value in pairs.items():
-        name = f"{before}{key}".replace("_", " ")
-        if isinstance(value, dict) and value and len(before) < LONGEST_VALUE:
+        name = before + _words(key)
+        if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+            value = {str(k): one for k, one in enumerate(value, 1)} if len(value) > 1 else value[0]
+        if not isinstance(value, dict) or not value or len(before) >= LONGEST_VALUE:
+            yield name, value
+        elif any(isinstance(one, dict | list) for one in value.values()):
             yield from _flat(value, f"{name}: ")
         else:
-            yield name, value
+            yield name, ", ".join(f"{_words(key)} {_value(one)}" for key, one in value.items())
+
+
+def _words(key: str) -> str:
+    """The name of a setting as words; a name of a channel stays as it is."""
+    return key.replace("_", " ") if key.islower() else key
 
 
 def _value(value: Any) -> str:

@@ -140,7 +140,7 @@ def spread_plot(spread: pd.DataFrame) -> Plot | None:
         return None
     with page_axes(3.2, 5.6) as (figure, axes):
         for k, (marker, own) in enumerate(list(known.groupby("marker", sort=False))[:MOST_MARKERS]):
-            label = short(str(marker)).replace("$", r"\$") if k < NAMED else None
+            label = short(str(marker)) if k < NAMED else None
             axes.plot(own["spread"], own["error"], "o-", color=COLOURS[k % len(COLOURS)], markersize=3, label=label)
         top = float(known["spread"].max())
         axes.plot([0, top], [0, top], color="#8fa3b5", linewidth=1, linestyle=":", label="error = spread")
@@ -197,7 +197,7 @@ def _of_image(context: RunContext, image: ImageRecord, stains: Sequence[Stain], 
         return
     if without := [stain.marker for stain in stains if stain.measured is None]:
         yield Note(f"Not measured in this image, or not within reach: {', '.join(without)}.")
-    yield Pictures(image.name, tuple(choices))
+    yield Pictures(choices[0][0] if len(choices) == 1 else "Marker by marker", tuple(choices))
 
 
 def _stain(
@@ -321,10 +321,10 @@ def distribution_plot(name: str, lines: Sequence[tuple[str, NDArray[np.float32]]
         for k, (image, values) in enumerate(line for line in lines if line[1].size):
             counts = np.histogram(np.minimum(values, edges[-1]), edges)[0] / values.size
             colour = COLOURS[k % len(COLOURS)] if few else "#8fa3b5"
-            _literal_step(axes, counts, edges, colour, short(image).replace("$", r"\$") if few else "", faint=not few)
+            _step(axes, counts, edges, colour, short(image) if few else "", faint=not few)
         if not few:
             counts = np.histogram(np.minimum(pooled, edges[-1]), edges)[0] / pooled.size
-            _literal_step(axes, counts, edges, COLOURS[0], "all images", faint=False)
+            _step(axes, counts, edges, COLOURS[0], "all images", faint=False)
         axes.set_xlabel(short(name), parse_math=False)
         axes.set_ylabel("share of cells")
         axes.set_ylim(bottom=0)
@@ -334,9 +334,7 @@ def distribution_plot(name: str, lines: Sequence[tuple[str, NDArray[np.float32]]
     return Plot(to_svg(figure), f"Distribution of {name} over cells", text)
 
 
-def _literal_step(
-    axes: Axes, counts: NDArray[Any], edges: NDArray[Any], colour: str, label: str, *, faint: bool
-) -> None:
+def _step(axes: Axes, counts: NDArray[Any], edges: NDArray[Any], colour: str, label: str, *, faint: bool) -> None:
     axes.stairs(
         counts, edges, color=colour, linewidth=0.8 if faint else 1.4, alpha=0.6 if faint else 1, label=label or None
     )

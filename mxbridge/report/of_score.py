@@ -51,6 +51,10 @@ def sections(context: RunContext) -> Iterator[Section]:
     report = _ScoreReport(context)
     report.count()
     if not report.tallies:
+        if context.done:
+            yield Section(
+                "images", "Images", (Note("No table of cells of this run can be read; see Warnings.", "warning"),)
+            )
         return
     yield Section(
         "images",
@@ -70,7 +74,7 @@ def sections(context: RunContext) -> Iterator[Section]:
         f"The {SHOWN} cells nearest each threshold",
         report.galleries(),
         "Where a threshold is right, these look undecided. Stain as in the pictures above; the outline is orange where the cell is "
-        "called positive, blue where it is not.",
+        "called positive, blue where it is not. Mean: intensity of the stain over the cell, as stored.",
     )
     yield Section("counts", "Counts", report.counts(), "Positive cells, classes, and what lies in annotations.")
 
@@ -163,7 +167,7 @@ class _ScoreReport:
             lost = [c for c in shown if (c.image, c.cell) not in tally.cards]
             if lost:
                 yield Table(
-                    (Column("image"), Column("cell"), Column("score", "number"), Column("mean intensity", "number")),
+                    (Column("Image"), Column("Cell"), Column("Score", "number"), Column("Mean intensity", "number")),
                     tuple((names[c.image], c.cell, c.score, c.mean) for c in lost),
                     title,
                     "Cells whose pixels or outlines could not be reached.",
@@ -183,12 +187,12 @@ class _ScoreReport:
         ]
         yield Table(
             (
-                Column("image"),
-                Column("marker"),
-                Column("threshold", "number"),
-                Column("cells with a score", "number"),
-                Column("positive", "number"),
-                Column("share", "bar"),
+                Column("Image"),
+                Column("Marker"),
+                Column("Threshold", "number"),
+                Column("Cells with a score", "number"),
+                Column("Positive", "number"),
+                Column("Share", "bar"),
             ),
             tuple(rows),
             "Cells at or above the threshold",
@@ -206,14 +210,14 @@ class _ScoreReport:
         ]
         was_set = bool(self.context.run.options.get("set_class"))
         note = "As this run set them (--set-class)." if was_set else "As they were when the run read them."
-        columns = (Column("image"), Column("class"), Column("cells", "number"), Column("share", "bar"))
+        columns = (Column("Image"), Column("Class"), Column("Cells", "number"), Column("Share", "bar"))
         yield Table(columns, tuple(rows), "Cells by class", note)
 
     def _annotation_table(self) -> Iterator[Block]:
         if not self.annotations:
             return
         markers = list(self.tallies)[:WIDEST_TABLE]
-        columns = (Column("image"), Column("annotation"), Column("class"), Column("cells", "number"))
+        columns = (Column("Image"), Column("Annotation"), Column("Class"), Column("Cells", "number"))
         rows = tuple(
             (row.image, row.annotation, row.class_name, row.cells, *(row.positive.get(m) for m in markers))
             for row in self.annotations

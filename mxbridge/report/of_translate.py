@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,10 @@ CUTS = {
     "od_upper": "optical density to",
 }
 """Options that decide which nuclei count, by name in run.json."""
+
+
+NUMBERS = ("num_total", "num_pos", "num_neg", "percent_pos", "size_thresh")
+"""What run.json must tell of the nuclei of an image; runs of early versions tell less of other things."""
 
 
 @dataclass
@@ -92,14 +97,14 @@ class _TranslateReport:
             return []
         counts = Table(
             (
-                Column("image"),
-                Column("model"),
-                Column("annotation"),
-                Column("class"),
-                Column("nuclei", "number"),
-                Column("positive", "number"),
-                Column("negative", "number"),
-                Column("positive share", "bar"),
+                Column("Image"),
+                Column("Model"),
+                Column("Annotation"),
+                Column("Class"),
+                Column("Nuclei", "number"),
+                Column("Positive", "number"),
+                Column("Negative", "number"),
+                Column("Positive share", "bar"),
             ),
             tuple(
                 (
@@ -124,13 +129,12 @@ class _TranslateReport:
         rows: list[dict[str, Any]] = []
         for image in self.context.done:
             try:
-                rows += score_rows([image])
-                _ = [
-                    row[key]
-                    for row in rows
-                    for key in ("num_total", "num_pos", "num_neg", "percent_pos", "size_thresh")
-                ]
-            except (KeyError, TypeError) as error:
+                found = score_rows([image])
+                for row, key in product(found, NUMBERS):
+                    if not isinstance(row[key], int | float | None):
+                        raise TypeError(f"{key} is no number")
+                rows += [{**dict.fromkeys(("model", "annotation", "class")), **row} for row in found]
+            except (KeyError, TypeError, AttributeError) as error:
                 self.context.problem(f"{image.name}: its scores cannot be shown ({error!r})")
                 return []
         return rows
@@ -139,17 +143,18 @@ class _TranslateReport:
         options = self.context.run.options
         given = [(name, key, options.get(key)) for key, name in CUTS.items()]
         note = "; ".join(f"{name} {value}" for name, _, value in given if value not in (None, "none"))
-        whole = [row for row in rows if row["annotation_id"] is None]
+        whole = [row for row in rows if row.get("annotation_id", row["annotation"]) is None]
         return Table(
             (
-                Column("image"),
-                Column("model"),
-                Column("smallest, pixels", "number"),
-                Column("largest, pixels", "number"),
-                Column("marker threshold", "number"),
+                Column("Image"),
+                Column("Model"),
+                Column("Smallest, pixels", "number"),
+                Column("Largest, pixels", "number"),
+                Column("Marker threshold", "number"),
             ),
             tuple(
-                (r["image"], r["model"], r["size_thresh"], r["size_thresh_upper"], r["marker_thresh"]) for r in whole
+                (r["image"], r["model"], r["size_thresh"], r.get("size_thresh_upper"), r.get("marker_thresh"))
+                for r in whole
             ),
             "Thresholds that applied",
             f"In pixels of the inferred images. Options of the run: {note}."
@@ -197,11 +202,11 @@ class _TranslateReport:
         for tally in self.tallies.values():
             yield plot_distribution(tally.prefix, tally.distribution, "positive probability", "255", "nuclei")
         columns = (
-            Column("image"),
-            Column("model"),
-            Column("class"),
-            Column("nuclei", "number"),
-            Column("share", "bar"),
+            Column("Image"),
+            Column("Model"),
+            Column("Class"),
+            Column("Nuclei", "number"),
+            Column("Share", "bar"),
         )
         yield Table(columns, tuple(self.classes), "Nuclei by class")
 
@@ -215,10 +220,10 @@ class _TranslateReport:
             lost = [c for c in shown if (c.image, c.cell) not in tally.cards]
             if lost:
                 columns = (
-                    Column("image"),
-                    Column("nucleus"),
-                    Column("probability", "number"),
-                    Column("marker", "number"),
+                    Column("Image"),
+                    Column("Nucleus"),
+                    Column("Probability", "number"),
+                    Column("Marker", "number"),
                 )
                 rows = tuple((names[c.image], c.cell, c.score, c.mean) for c in lost)
                 yield Table(columns, rows, tally.prefix, "Nuclei whose slide could not be read.")

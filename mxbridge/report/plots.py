@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mxbridge.report.plotting import as_written
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -54,7 +56,7 @@ def violins(
         middles, markers, rotation=30 if len(markers) > 4 else 0, ha="right" if len(markers) > 4 else "center"
     )
     _legend(figure, colours)
-    return figure
+    return as_written(figure)
 
 
 def _violin(axes: Axes, at: float, values: Sequence[float], colour: str) -> None:
@@ -87,7 +89,7 @@ def paired_errors(pairs: Mapping[str, Mapping[str, tuple[NDArray[Any], NDArray[A
             axes.set(xlim=(0, top), ylim=(0, top), xlabel=f"error, {baseline}", ylabel="error, model")
             closer = 100 * float((y < x).mean())
             axes.set_title(f"{marker}: closer in {closer:.0f} %", fontsize=9)
-    return figure
+    return as_written(figure)
 
 
 def precision_recall_curves(
@@ -110,7 +112,7 @@ def precision_recall_curves(
     for axes in grid[len(curves) :]:
         axes.set_visible(False)
     _legend(figure, {method: colours[method] for method in methods})
-    return figure
+    return as_written(figure)
 
 
 def channel_mean_components(names: Sequence[str], cases: Sequence[str], means: NDArray[np.float64]) -> Figure:
@@ -135,7 +137,7 @@ def channel_mean_components(names: Sequence[str], cases: Sequence[str], means: N
     axes.set_title("Channel means of the images", fontsize=10)
     if 1 < len(order) <= len(COLOURS) and len(order) < len(names):
         _legend(figure, colours)
-    return figure
+    return as_written(figure)
 
 
 def principal_components(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

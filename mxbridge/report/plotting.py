@@ -60,17 +60,26 @@ def new_figure(width: float, height: float) -> Figure:
 def to_svg(figure: Figure) -> str:
     """The SVG of a figure, for :class:`mxbridge.report.blocks.Plot`; the figure may be thrown away afterwards.
 
-    Draw inside ``with matplotlib.rc_context(STYLE)`` for the look of the page. Labels may hold any names; give ``parse_math=False``
-    to matplotlib where one might hold ``$``.
+    Draw inside ``with matplotlib.rc_context(STYLE)`` for the look of the page. Labels may hold any names.
     """
     import matplotlib
 
+    as_written(figure)
     stream = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]  # names of settings
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts are used, not these
         figure.savefig(stream, format="svg", metadata=nothing, dpi=110)
     return clean_svg(stream.getvalue())
+
+
+def as_written(figure: Figure) -> Figure:
+    """The figure; no text in it is mathematics: names of channels and files may hold ``$``, with anything between two of them."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]  # findobj gives what it was asked for
+    return figure
 
 
 def clean_svg(text: str) -> str:

@@ -46,6 +46,7 @@ from mxbridge.report.encoding import ZOOMABLE_BYTES, encode
 from mxbridge.report.gallery import Candidate
 from mxbridge.report.legends import Colour, ColourBar, Legend, Swatch, with_legend
 from mxbridge.report.pixels import ChannelPixels, TooLarge, picture_shape, read_reduced
+from mxbridge.report.texts import number
 from mxbridge.runs import ImageRecord
 from mxbridge.workspaces.base import CellKind, Pulled
 
@@ -235,13 +236,13 @@ class ScoredImage:
             swatches=tuple(Swatch(m, c) for m, c in zip(mixed, colours, strict=True)),
             um_per_px=self._um(image.shape, size),
         )
-        more = f", of {len(self.channels)}" if len(self.channels) > len(mixed) else ""
+        more = f" of {len(self.channels)}" if len(self.channels) > len(mixed) else ""
         alt = f"{self.record.name}: {', '.join(mixed)} mixed in colours"
         drawn = with_legend(composite(planes, whites, colours), legend)
         return encode(
             drawn,
             alt,
-            f"{len(mixed)} stains in their colours{more}; what half of the picture does not reach is black",
+            f"{len(mixed)} stains together{more}, each in its colour; what is below a stain's median is black",
             budget=2 * self.sizes.budget,
         )
 
@@ -317,7 +318,7 @@ class ScoredImage:
         drawn = with_legend(with_calls(picture, painting, positive), legend)
         alt = f"{self.record.name}: part of the stain {tally.marker} at full resolution, cells outlined by their calls"
         which = "cells are near the threshold" if near.any() else "cells are; none is near the threshold"
-        caption = f"{tally.marker}: where most {which} (x {box.x0}, y {box.y0})"
+        caption = f"{tally.marker}: where most {which} (from pixel x {box.x0}, y {box.y0})"
         return encode(drawn, alt, caption, budget=min(2 * self.sizes.budget, ZOOMABLE_BYTES))
 
     # --- galleries and annotations ---
@@ -334,8 +335,8 @@ class ScoredImage:
                 continue
             picture = self._card(tally, cell, index)
             if picture is not None:
-                lines = (cell.cell, f"score {cell.score:.3f}", f"mean {cell.mean:.4g}", self.record.name)
-                yield cell, Card(picture, lines)
+                lines = (f"Score {cell.score:.3f}", f"Mean {number(cell.mean, 4)}", self.record.name)
+                yield cell, Card(picture, lines, cell.cell)
 
     def _card(self, tally: Tally, cell: Candidate, index: int) -> Picture | None:
         assert self.shown is not None and self.pixels is not None  # noqa: S101 - see cards
@@ -399,7 +400,8 @@ def factor_of(image: ImageRecord, marker: str) -> float | None:
     """The normalisation factor of a marker in an image, as run.json tells it."""
     factors = image.counts.get("factors")
     told = factors.get(marker) if isinstance(factors, dict) else None
-    return float(told) if isinstance(told, int | float) and told > 0 else None
+    usable = isinstance(told, int | float) and float(np.finfo(np.float32).tiny) <= told < float("inf")
+    return float(told) if usable else None
 
 
 def is_positive(scores: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:

@@ -52,13 +52,13 @@ class Stain:
         whole = Box(0, 0, *self.derived.shape)
         planes = self._planes(whole, LONGEST)
         white = common_white([planes[name] for name in ("measured", "imputed") if name in planes])
-        yield from self._stains(planes, white, budget, "")
+        yield from self._stains(planes, white, budget, "", whole)
         if "spread" in planes:
-            yield self._spread(planes["spread"], budget)
+            yield self._spread(planes["spread"], budget, whole)
         shown = max(planes["imputed"].shape) / max(self.derived.shape)
         if shown < CLEARLY_SMALLER:
             box = brightest(planes["imputed"], self.derived.shape, DETAIL)
-            yield from self._stains(self._planes(box, DETAIL, spread=False), white, budget, "detail, ")
+            yield from self._stains(self._planes(box, DETAIL, spread=False), white, budget, "detail, ", box)
 
     def _planes(self, box: Box, longest: int, *, spread: bool = True) -> dict[str, NDArray[np.float32]]:
         from mxbridge.report.pixels import read_reduced
@@ -72,25 +72,36 @@ class Stain:
         return planes
 
     def _stains(
-        self, planes: dict[str, NDArray[np.float32]], white: float, budget: int, part: str
+        self, planes: dict[str, NDArray[np.float32]], white: float, budget: int, part: str, box: Box
     ) -> Iterator[Picture]:
         from mxbridge.report.cell_pictures import grey_picture
         from mxbridge.report.encoding import encode
+        from mxbridge.report.legends import Legend, with_legend
 
         both = ", the same in both" if "measured" in planes else ""
         for name in ("measured", "imputed"):
             if name in planes:
                 words = f"{(part + name).capitalize()}; white: {white:.4g} and more{both}"
-                yield encode(grey_picture(planes[name], white), f"{self.marker}, {part}{name}", words, budget=budget)
+                legend = Legend(um_per_px=self._um(box, planes[name].shape))
+                drawn = with_legend(grey_picture(planes[name], white), legend)
+                yield encode(drawn, f"{self.marker}, {part}{name}", words, budget=budget)
 
-    def _spread(self, plane: NDArray[np.float32], budget: int) -> Picture:
+    def _spread(self, plane: NDArray[np.float32], budget: int, box: Box) -> Picture:
         from mxbridge.report.cell_pictures import viridis
         from mxbridge.report.encoding import encode
+        from mxbridge.report.legends import ColourBar, Legend, with_legend
 
         top = common_white([plane])
         level = np.clip(plane / top * 255, 0, 255).round().astype(np.int64)
-        words = f"Spread of the predictions: dark 0, yellow {top:.4g} and more"
-        return encode(viridis()[level], f"{self.marker}, spread of the predictions", words, budget=budget)
+        bar = ColourBar("spread", viridis(), high=float(f"{top:.3g}"))
+        drawn = with_legend(viridis()[level], Legend(bar, um_per_px=self._um(box, plane.shape)))
+        words = f"Spread of the predictions; yellow: {top:.4g} and more"
+        return encode(drawn, f"{self.marker}, spread of the predictions", words, budget=budget)
+
+    def _um(self, box: Box, picture: tuple[int, ...]) -> tuple[float, float] | None:
+        """µm per pixel of a picture of a box, for its scale bar."""
+        um = self.derived.pixel_size_um
+        return None if um is None else (um[0] * box.shape[0] / picture[0], um[1] * box.shape[1] / picture[1])
 
 
 def common_white(planes: Sequence[NDArray[np.float32]]) -> float:

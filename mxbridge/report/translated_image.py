@@ -21,6 +21,7 @@ from mxbridge.report.gallery import Candidate
 from mxbridge.report.legends import Colour, Legend, Swatch, with_legend
 from mxbridge.report.pixels import TooLarge, picture_shape
 from mxbridge.report.slide_pixels import SlidePixels, map_picture
+from mxbridge.report.texts import number
 from mxbridge.runs import ImageRecord
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ NEAR = 0.3
 """Nuclei so near to that make a spot worth looking at."""
 
 WHOLE, PART = "whole slide", "part"
+NUMBERS = ("x_px", "y_px", "area_px", "positive_probability")
+"""Columns of a table of nuclei that are drawn."""
 PAPER: Colour = (244, 244, 244)
+CLASSES_OF_SEG = "Red: positive; blue: negative; green: borders of nuclei"
+"""What the colours of a segmentation image mean."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +88,18 @@ class TranslatedImage:
     @cached_property
     def nuclei(self) -> list[NucleiOf]:
         """Of every segmentation image."""
+        from pandas.api.types import is_numeric_dtype
+
         from mxbridge.tasks.translating.tables import NUCLEI, read_nuclei
 
         folder = self.context.run.folder_of(self.record)
         if not (folder / f"{NUCLEI}.parquet").is_file():
             return []
         table = self.context.attempt(self.record, lambda: read_nuclei(folder), "its table of nuclei")
-        needed = {"model", "nucleus", "class", "x_px", "y_px", "area_px", "positive_probability"}
-        if table is None or not needed <= set(table.columns):
+        if table is None or not {"model", "nucleus", "class", *NUMBERS} <= set(table.columns):
+            return []
+        if not all(is_numeric_dtype(table[name]) for name in NUMBERS):
+            self.context.problem(f"{self.record.name}: its table of nuclei holds words for numbers")
             return []
         results = self.context.results(self.record)
         outlines: list[Rings] = [] if results is None else [made.nuclei or made.outlines for made in results.objects]
@@ -160,7 +169,7 @@ class TranslatedImage:
         part = self._row(self._undecided(shape), CROP, PART, budget=ZOOMABLE_BYTES // 2)
         if part:
             at = self._undecided(shape)
-            yield Pictures(f"Where most nuclei are undecided (x {at.x0}, y {at.y0})", ((PART, part),))
+            yield Pictures(f"Where most nuclei are undecided (from pixel x {at.x0}, y {at.y0})", ((PART, part),))
 
     def _row(self, box: Box, longest: int, what: str, *, budget: int) -> tuple[Picture, ...]:
         """The slide, its nuclei, and the inferred images of the same place."""
@@ -185,7 +194,8 @@ class TranslatedImage:
             if read is not None:
                 fitted = enlarged(read, longest) if max(read.shape[:2]) < longest else read
                 alt = f"{self.record.name}: inferred {image} ({what})"
-                yield encode(fitted, alt, f"Inferred: {image}", budget=budget)
+                told = f". {CLASSES_OF_SEG}" if image.lower().startswith("seg") else ""
+                yield encode(fitted, alt, f"Inferred: {image}{told}", budget=budget)
 
     def _slide_picture(self, box: Box, size: tuple[int, int]) -> NDArray[np.uint8] | None:
         slide = self.slide
@@ -258,8 +268,8 @@ class TranslatedImage:
             name = classes[cell.row] or CLASSLESS
             drawn = one.drawn.painting(box, picture.shape[:2]).outlined(picture, own, self.colours[name], thick=3)
             alt = f"{prefix}: around nucleus {cell.cell}, {name}"
-            lines = (cell.cell, name, f"probability {cell.score:.3f}", f"marker {cell.mean:.4g}", self.record.name)
-            yield cell, Card(encode(drawn, alt), lines)
+            lines = (name, f"Probability {cell.score:.3f}", f"Marker {number(cell.mean, 4)}", self.record.name)
+            yield cell, Card(encode(drawn, alt), lines, cell.cell)
 
 
 def _picture_size(box: Box, longest: int) -> tuple[int, int]:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mxbridge.errors import OutputError, UsageError
+from mxbridge.errors import Locked, OutputError, UsageError
 from mxbridge.formats.atomic import PART_SUFFIX, fsync_file, fsync_folder, make_folder, output_error, write_atomically
 from mxbridge.report.page.rendering import GENERATOR
 from mxbridge.report.page.store import PICTURES, PictureStore
+from mxbridge.runs import folder_lock
 
 INDEX = "index.html"
 _OURS = re.compile(r"\d{4,}\.(webp|png|jpeg|svg)")
@@ -23,21 +24,34 @@ _HEAD = 2048
 
 @contextmanager
 def part_folder(beside: Path) -> Iterator[Path]:
-    """A folder for what is not finished, beside the report; gone afterwards. Those of killed processes are swept."""
+    """A folder for what is not finished, beside the report; gone afterwards. Those of killed processes are swept, not that of
+    another process that is just making the same report."""
     make_folder(beside.parent)
-    for left in beside.parent.glob(f"{glob.escape(beside.name)}.*{PART_SUFFIX}"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+    _sweep(list(beside.parent.glob(f"{glob.escape(beside.name)}.*{PART_SUFFIX}")))
     part = beside.with_name(f"{beside.name}.{uuid.uuid4().hex[:8]}{PART_SUFFIX}")
     make_folder(part)
     try:
-        yield part
+        with folder_lock(part):
+            yield part
     except OSError as error:
         raise output_error(beside, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _sweep(left: list[Path]) -> None:
+    """Remove what killed processes left; nothing as long as one of them lives."""
+    folders = [one for one in left if one.is_dir() and not one.is_symlink()]
+    try:
+        for folder in folders:
+            with folder_lock(folder):
+                pass
+    except Locked:
+        return
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in set(left) - set(folders):
+        file.unlink(missing_ok=True)
 
 
 def check_file(file: Path) -> None:

@@ -52,6 +52,11 @@ for (const one of document.querySelectorAll("body *")) {
 return bad.slice(0, 10);
 """
 
+LOADED = """
+const done = arguments[0];
+if (document.readyState === "complete") done(); else addEventListener("load", () => done());
+"""
+
 IMAGES = r"""
 const done = arguments[arguments.length - 1];
 const all = [...document.querySelectorAll("main img")];
@@ -70,6 +75,7 @@ def open_page(browser: Any, page: Path, width: int) -> None:
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get(page.absolute().as_uri())
+    browser.execute_async_script(LOADED)  # on a busy machine a large page may still be coming in
 
 
 def failures(browser: Any, page: Path, sections: tuple[str, ...], width: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +19,10 @@ from mxbridge.cli import evaluate, importance, impute, qc, score, told, translat
 from mxbridge.errors import BrokenFile, InputError, Locked, OutputError, SomeImagesFailed, UsageError
 from mxbridge.progress import SILENT
 from mxbridge.report import build, context
-from mxbridge.report.blocks import Group, Note, Section
+from mxbridge.report.blocks import Group, Note, Picture, Section
 from mxbridge.report.build import build_report
 from mxbridge.report.context import RunContext
-from mxbridge.results import Results
+from mxbridge.results import RESULTS, Results
 from mxbridge.runs import RECORD, ImageRecord, Run, open_run
 from mxbridge.tasks.over_images import Finished, run_over_images
 from mxbridge.workspaces import open_workspace
@@ -125,6 +126,27 @@ def test_a_folder_in_use_and_no_folder(run: Run, tmp_path: Path) -> None:
         build_report(run.path)
 
 
+def test_two_at_once_leave_each_other_alone(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one begins and ends while the first is in the middle of its sections."""
+    page = tmp_path / "page.html"
+    dead = tmp_path / "page.0123abcd.mxbridge-part"
+    within: list[Path] = []
+
+    def sections(about: RunContext) -> Iterator[Section]:
+        yield Section("one", "One", (Note("seen"),))
+        if not within:
+            within.append(page)
+            assert build_report(run.path, page) == page
+        yield Section("two", "Two", (Picture(b"RIFF", 4, 4, "a picture"),))
+
+    monkeypatch.setattr("tests.report.showcase.sections", sections)
+    assert build_report(run.path, page) == page
+    assert within and "a picture" in page.read_text(encoding="utf-8")
+    dead.mkdir()
+    build_report(run.path, page)
+    assert names(tmp_path) == {"page.html", "run"}, "what a killed one left is swept"
+
+
 def test_damaged_results_are_named_and_the_rest_is_shown(run: Run) -> None:
     (run.folder_of(run.images[0]) / "values.npz").write_bytes(b"PK nothing")
     (run.path / "normalization.json").write_text("[]")
@@ -134,6 +156,40 @@ def test_damaged_results_are_named_and_the_rest_is_shown(run: Run) -> None:
     page = build_report(run.path).read_text(encoding="utf-8")
     assert "1 of 2 images could not be opened" in page
     assert "holds no factors by marker" in page
+
+
+def test_what_is_done_is_what_the_record_says(run: Run) -> None:
+    """A task may keep nothing that a context could open; images of files are nowhere published."""
+    (run.folder_of(run.images[0]) / RESULTS).unlink()
+    run.images[0].status, run.images[0].counts = "published", {"nuclei": 427}
+    run.save()
+    page = build_report(run.path).read_text(encoding="utf-8")
+    assert "1 of 2" in page and "0 of 2" not in page
+    assert "published" not in page
+    assert re.search(r"nuclei</bdi></dt><dd><bdi>427<", page) and '<th scope="col" class="number">Nuclei</th>' in page
+
+
+def test_numbers_that_are_none_are_no_error(run: Run) -> None:
+    run.images[0].seconds, run.images[0].counts["cells"] = float("inf"), 10**30
+    run.save()
+    page = build_report(run.path).read_text(encoding="utf-8")
+    assert "∞" in page and "Time for all images" not in page
+
+
+def test_settings_in_groups_are_lines(run: Run) -> None:
+    run.model = {
+        "models": [{"name": "M", "scaling": {"CD20_Dy161": {"transform": "linear", "clip": True}}, "files": []}]
+    }
+    run.options = {"thresholds_used": {"CD20_Dy161": 0.5, "CD3": 0.25}}
+    run.save()
+    page = build_report(run.path).read_text(encoding="utf-8")
+    for words in (
+        "CD20_Dy161 0.5, CD3 0.25",
+        "models: scaling: CD20_Dy161",
+        "transform linear, clip yes",
+        "models: name",
+    ):
+        assert f"<bdi>{words}</bdi>" in page
 
 
 def test_a_project_that_has_gone(run: Run) -> None:

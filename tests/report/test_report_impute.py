@@ -107,18 +107,24 @@ def test_what_the_models_say_of_the_image(run: Path) -> None:
     assert len(of_kind(found["imputed-spread"], Plot)) == 1
 
 
+def field_of(picture: Picture) -> np.ndarray:
+    """Without the legend below and the margins that it needs."""
+    return pixels(picture)[: SHAPE[0], 40 : 40 + SHAPE[1]]
+
+
 def test_measured_and_imputed_are_side_by_side(done: Path) -> None:
     found = shown(sections(context_of(done, workspace(done))))
     first, second = of_kind(found["imputed-images"], Pictures)
-    assert (first.title, second.title) == (HOSTILE, "b")
+    assert (first.title, second.title) == ("Marker by marker", "Marker by marker")
     (cd8, pictures), (ki67, without) = first.choices
     assert (cd8, ki67) == ("CD8", "KI67")
     assert [p.caption.split(";")[0] for p in pictures][:2] == ["Measured", "Imputed"]
     assert [p.caption.split(";")[0] for p in without][:1] == ["Imputed"]
     assert len(pictures) == 3 and len(without) == 2, "the last is the spread"
-    assert all((p.height, p.width) == SHAPE for p in pictures)
+    assert all(p.width == 240 and SHAPE[0] + 20 < p.height < SHAPE[0] + 90 for p in pictures), "legends are below"
+    assert all((pixels(p)[SHAPE[0] + 4 : -4] < 60).any() for p in pictures), "with a scale bar"
     truth = np.clip(stain_planes(0)[2] / np.quantile(stain_planes(0)[2], 0.998), 0, 1)
-    assert np.corrcoef(pixels(pictures[0])[..., 0].ravel(), truth.ravel())[0, 1] > 0.98
+    assert np.corrcoef(field_of(pictures[0])[..., 0].ravel(), truth.ravel())[0, 1] > 0.98
 
 
 def test_equal_numbers_are_equal_greys() -> None:
@@ -129,7 +135,7 @@ def test_equal_numbers_are_equal_greys() -> None:
     )
     same = list(Stain("x", one, 0, None, one, 0).pictures(60_000))
     assert same[0].data == same[1].data
-    measured, imputed = (pixels(p) for p in Stain("x", one, 0, None, other, 0).pictures(60_000))
+    measured, imputed = (field_of(p) for p in Stain("x", one, 0, None, other, 0).pictures(60_000))
     dark = values[0] < 390
     assert np.abs(measured - imputed)[dark].mean() < 4, "the failed stain has not its own white"
     assert imputed.max() > 245 > measured.max() + 60

@@ -370,3 +370,11 @@ def test_annotations_hold_centroids() -> None:
     held = held_by(drawn, np.array([(1, 1), (5, 5), (8, 8), (50, 50), (np.nan, 1)], float))
     assert [h.tolist() for h in held] == [[0, 2], [1, 2, 3]]
     assert annotation_names(drawn) == ["01234567", "gland"]
+
+
+def test_a_composite_of_a_bright_flat_channel_is_no_error() -> None:
+    """Factors may be those of another run: a channel may be brighter everywhere than what is white."""
+    planes = np.full((1, 8, 8), 5000, np.float32)
+    planes[0, 0, 0] = 9000
+    mixed = composite(planes, np.array([100]), [(255, 0, 0)])
+    assert tuple(mixed[0, 0]) == (255, 0, 0) and not mixed[5, 5].any()

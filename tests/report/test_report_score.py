@@ -173,12 +173,12 @@ def test_the_gallery_has_the_cells_nearest_the_threshold_of_every_image(context:
     for name in ("a", "b"):
         near = sorted((abs(float(s) - CUT), i) for s, i in zip(scores_of(name)[0], IDS, strict=True) if s == s)
         expected += [(d, f"{i} {name}") for d, i in near[:12]]  # both have so many
-    assert [f"{c.lines[0]} {c.lines[-1]}" for c in gallery.items] == [name for _, name in sorted(expected)]
+    assert [f"{c.id} {c.lines[-1]}" for c in gallery.items] == [name for _, name in sorted(expected)]
     scores = {f"{i} {n}": s for n in ("a", "b") for i, s in zip(IDS, scores_of(n)[0], strict=True)}
     for card in gallery.items:
-        told = float(card.lines[1].removeprefix("score "))
-        assert told == pytest.approx(scores[f"{card.lines[0]} {card.lines[-1]}"], abs=6e-4)
-        assert float(card.lines[2].removeprefix("mean ")) == pytest.approx(told * BRIGHT, abs=1)
+        told = float(card.lines[0].removeprefix("Score "))
+        assert told == pytest.approx(scores[f"{card.id} {card.lines[-1]}"], abs=6e-4)
+        assert float(card.lines[1].removeprefix("Mean ").replace("\u202f", "")) == pytest.approx(told * BRIGHT, abs=1)
         assert is_orange(opened(card.picture)).any() == (told >= CUT)
         assert card.picture.width <= 128 and len(card.picture.data) < 8000
 
@@ -284,7 +284,7 @@ def test_a_panel_says_which_channel_a_marker_is(tmp_path: Path) -> None:
     assert all(len(p) == 3 for p in by_marker(found["images"], 0).values())
 
 
-@pytest.mark.parametrize("damage", ["no scores", "garbage", "no cells", "no coordinates", "no ids"])
+@pytest.mark.parametrize("damage", ["no scores", "garbage", "no cells", "no coordinates", "no ids", "words", "numbers"])
 def test_damaged_tables(tmp_path: Path, damage: str) -> None:
     run = make_run(tmp_path / "run")
     folder = run.folder_of(run.images[0])
@@ -296,18 +296,32 @@ def test_damaged_tables(tmp_path: Path, damage: str) -> None:
         write_cell_tables(table_of("a").drop(columns=["cell", "class"]), folder)
     elif damage == "no cells":
         write_cell_tables(table_of("a").iloc[:0], folder)
+    elif damage == "words":
+        write_cell_tables(table_of("a").assign(**{f"{MARKERS[0]} mean": "bright"}), folder)
+    elif damage == "numbers":
+        write_cell_tables(table_of("a").assign(**{"class": 7}), folder)
     else:
         write_cell_tables(table_of("a").drop(columns=["x_um", "y_um"]), folder)
     for workspace in (make_workspace(tmp_path), None):
         context = RunContext(run, workspace)
         found = gone_through(context)
-        assert bool(context.problems) == (damage in ("no scores", "garbage", "no ids"))
+        assert bool(context.problems) == (damage in ("no scores", "garbage", "no ids", "words", "numbers"))
         assert {row[0] for row in of_kind(found["counts"], Table)[0].rows} >= {"b"}
 
 
 def test_a_run_without_any_table_has_no_sections(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", images=())
     assert list(of_score.sections(RunContext(run, None))) == []
+
+
+def test_a_run_whose_tables_are_all_broken_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    run.images[0].counts["factors"] = {MARKERS[0]: 1e-320, MARKERS[1]: float("inf")}
+    assert [scored_image.factor_of(run.images[0], marker) for marker in MARKERS[:2]] == [None, None]
+    for image in run.images:
+        (run.folder_of(image) / "cells.parquet").write_bytes(b"no table")
+    (only,) = of_score.sections(RunContext(run, None))
+    assert only.id == "images" and "No table of cells" in next(iter(only.blocks)).text  # type: ignore[union-attr]
 
 
 def test_sizes_shrink_with_the_number_of_pictures() -> None:

@@ -22,6 +22,7 @@ from mxbridge.report.blocks import Block, Gallery, Group, Note, Picture, Picture
 from mxbridge.report.context import RunContext
 from mxbridge.report.counts import INTENSITIES
 from mxbridge.report.slide_pixels import SlidePixels, map_picture
+from mxbridge.report.translated_image import CLASSES_OF_SEG
 from mxbridge.runs import Run
 from mxbridge.stream.engine import Engine
 from mxbridge.tasks.mapping.maps import Maps
@@ -85,7 +86,7 @@ def test_everything_that_is_promised_is_there(run: Run, tmp_path: Path) -> None:
     assert list(found) == ["nuclei", "images", "distributions", "gallery"] and context.problems == []
     (pictures,) = of_kind(found["images"], Pictures)  # small enough for one look
     captions = [p.caption for p in pictures.choices[0][1]]
-    assert captions == ["Slide", "Nuclei by class", "Inferred: Seg", "Inferred: DAB"]
+    assert captions == ["Slide", "Nuclei by class", f"Inferred: Seg. {CLASSES_OF_SEG}", "Inferred: DAB"]
     assert len(of_kind(found["distributions"], Plot)) == 1
     (gallery,) = of_kind(found["gallery"], Gallery)
     assert len(gallery.items) == min(24, TOTAL)
@@ -131,7 +132,11 @@ def test_without_the_slide_inferred_images_and_tables_stay(run: Run) -> None:
     context = RunContext(run, None, "the project is gone")
     found = gone_through(context)
     (pictures,) = of_kind(found["images"], Pictures)
-    assert [p.caption for p in pictures.choices[0][1]] == ["Nuclei by class", "Inferred: Seg", "Inferred: DAB"]
+    assert [p.caption for p in pictures.choices[0][1]] == [
+        "Nuclei by class",
+        f"Inferred: Seg. {CLASSES_OF_SEG}",
+        "Inferred: DAB",
+    ]
     (table,) = of_kind(found["gallery"], Table)
     assert len(table.rows) == min(24, TOTAL) and not of_kind(found["gallery"], Gallery)
 
@@ -147,7 +152,7 @@ def test_without_outlines_nuclei_are_circles_at_their_places(run: Run, tmp_path:
     assert len(context.problems) == 2 and len(of_kind(found["gallery"], Gallery)[0].items) == min(24, TOTAL)
 
 
-@pytest.mark.parametrize("damage", ["garbage", "other columns", "gone", "none found", "record"])
+@pytest.mark.parametrize("damage", ["garbage", "other columns", "gone", "none found", "record", "words"])
 def test_damaged_tables(run: Run, tmp_path: Path, damage: str) -> None:
     file = run.folder_of(run.images[0]) / "nuclei.parquet"
     table = pd.read_parquet(file)
@@ -159,6 +164,8 @@ def test_damaged_tables(run: Run, tmp_path: Path, damage: str) -> None:
         table[["image", "nucleus"]].to_parquet(file)
     elif damage == "none found":
         table.iloc[:0].to_parquet(file)
+    elif damage == "words":
+        table.assign(x_px="left").to_parquet(file)
     else:
         run.images[0].counts["found"] = [{"prefix": 3}, "nonsense"]
     for place in (workspace(tmp_path), None):
@@ -167,6 +174,19 @@ def test_damaged_tables(run: Run, tmp_path: Path, damage: str) -> None:
         assert ("nuclei" in found) == (damage != "record")
         assert ("gallery" in found) == (damage == "record")
         assert place is None or of_kind(found["images"], Pictures)
+
+
+def test_the_record_of_an_early_version(run: Run) -> None:
+    """It knew nothing of ids of annotations and of some thresholds."""
+    (found,) = run.images[0].counts["found"]
+    for score in found["scores"]:
+        for name in ("annotation_id", "size_thresh_upper", "marker_thresh"):
+            score.pop(name)
+    context = RunContext(run, None)
+    counts, thresholds = of_kind(gone_through(context)["nuclei"], Table)
+    assert len(counts.rows) == 2 and len(thresholds.rows) == 1 and context.problems == []
+    found["scores"][0]["num_pos"] = "many"
+    assert "nuclei" not in gone_through(context) and "num_pos is no number" in context.problems[0]
 
 
 def test_a_larger_slide_is_also_shown_where_nuclei_are_undecided(tmp_path: Path) -> None:

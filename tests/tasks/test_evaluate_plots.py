@@ -84,3 +84,16 @@ def test_points_in_a_name_are_no_ending(tmp_path: Path) -> None:
     write_peer_tables(pd.DataFrame(rows), tmp_path, "test", 96)
     written = pd.read_csv(tmp_path / "test_96_96_stats.csv")
     assert written["Image_Name"].tolist() == ["case 1.roi 1", "case 1.roi 2", "c.ome"]
+
+
+def test_dollars_in_names_are_no_mathematics() -> None:
+    name, other = "$\\frac$", "$x_{$"
+    half = np.linspace(0, 1, 5)
+    figures = (
+        plots.violins({"MAE": {name: {other: [0.1]}}}, [name], {other: "#000000"}),
+        plots.paired_errors({name: {other: (half, half)}}),
+        plots.precision_recall_curves({name: {other: (half, half)}}, {name: 0.3}, {other: "#000000"}),
+        plots.channel_mean_components([name, other, "c"], [name, other, "c"], np.random.default_rng(0).random((3, 4))),
+    )
+    for figure in figures:
+        assert drawn(figure).size  # mathematics like this raises
