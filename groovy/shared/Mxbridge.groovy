@@ -12,7 +12,6 @@ import qupath.lib.scripting.QP
 
 /** One press of a button, on the image that the script was started for. */
 class Mxbridge {
-    static final String VERSION = '0.1.0'
     /** Of the exchange file and of the settings at the top of the buttons. */
     static final int FORMAT = MxbridgeExchange.FORMAT
 

@@ -105,7 +105,7 @@ class Survey:
         try:
             place = self.place_for(item, before, seen)
             task = item.task.made_for(item.place.workspace, place)
-            plan = task.plan(pull_for(place, item.ref, task))
+            plan = task.plan(pull_for(place, item.ref, task.cell_kind, task.inside))
             return self._judged(item, task, plan, place)
         except NotApplicable as error:
             if item.place.named:

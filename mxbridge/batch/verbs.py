@@ -206,10 +206,10 @@ class OpenTask:
         if do == "score":
             model, quantile = self.scoring_model(workspace)
             chosen = replace(options, quantile=quantile, normalization=normalization or options.normalization)
-            return ScoreTask.for_workspace(workspace, model, self.engine, chosen)  # type: ignore[return-value]  # its cell_kind cannot be set
+            return ScoreTask.for_workspace(workspace, model, self.engine, chosen)
         if do == "impute":
             models = self._imputation_models(options.compat, options.markers)
-            return ImputeTask(models, self.engine, options)  # type: ignore[return-value]  # as above
+            return ImputeTask(models, self.engine, options)
         if do == "qc":
             return QcTask(self._imputation_models(None, ()), self.engine, options)
         name = self.spec.model[0] if self.spec.model else None

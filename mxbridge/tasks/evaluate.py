@@ -155,6 +155,7 @@ class EvaluateTask:
     options: EvaluateOptions
     refs: Sequence[ImageRef]
     name: str = "evaluate"
+    inside: tuple[str, ...] = field(default=(), init=False)
     made: Tables | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:

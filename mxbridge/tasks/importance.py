@@ -105,6 +105,7 @@ class ImportanceTask:
     options: ImportanceOptions
     name: str = "importance"
     cell_kind: CellKind = field(default="cells", init=False)
+    inside: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         refuse_repeated(self.models)

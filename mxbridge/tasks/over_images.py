@@ -50,7 +50,14 @@ class ImageTask(Protocol):
     """One verb (score, impute, ...) over many images."""
 
     name: str
-    cell_kind: CellKind
+
+    @property
+    def cell_kind(self) -> CellKind:
+        """The objects that it wants of an image."""
+
+    @property
+    def inside(self) -> Sequence[str]:
+        """Classes or ids of the annotations that it stays in; none for the whole image, and where it chooses them itself."""
 
     def describe(self) -> dict[str, Any]:
         """``model`` and ``options`` for run.json."""
@@ -105,7 +112,7 @@ def plan_images(
     for number, ref in enumerate(refs, start=1):
         progress.step("reading", number - 1, len(refs))
         try:
-            plans.append(task.plan(pull_for(workspace, ref, task)))
+            plans.append(task.plan(pull_for(workspace, ref, task.cell_kind, task.inside)))
         except MxbridgeError as error:
             errors[ref.id] = error
     progress.step("reading", len(refs), len(refs))
@@ -296,7 +303,7 @@ def _compute(loop: _Loop, image: ImageRecord, folder: Path) -> Results:
         loop.task.prepare(loop.run, loop.workspace, list(loop.plans.values()), loop.progress)
         loop.prepared = True
     started, cpu = time.monotonic(), cpu_seconds()
-    pulled = pull_for(loop.workspace, plan.ref, loop.task)
+    pulled = pull_for(loop.workspace, plan.ref, loop.task.cell_kind, loop.task.inside)
     loop.workspace.rest()  # whatever the workspace holds, it is not needed while this computes
     outcome = loop.task.compute(loop.run, pulled, plan, folder, loop.progress)
     summary = {

@@ -181,14 +181,13 @@ class ScaledRegion:
         return inside.reshape(len(y), len(x))
 
 
-def pull_for(workspace: Workspace, ref: ImageRef, task: Any) -> Pulled:
-    """An image with what a task wants of it: objects of its ``cell_kind``, and annotations if it has ``inside`` to look in.
+def pull_for(workspace: Workspace, ref: ImageRef, kind: CellKind, inside: Sequence[str]) -> Pulled:
+    """An image with its objects of one kind, and its annotations where a task stays ``inside`` some of them.
 
     Raises as :meth:`Workspace.pull` does.
     """
-    kind: CellKind | None = task.cell_kind
     pulled = workspace.pull(ref, kind)
-    if not getattr(task, "inside", ()):  # most tasks know no regions
+    if not inside:
         return pulled
     drawn = pulled if kind == "annotations" else workspace.pull(ref, "annotations")
     return replace(pulled, annotations=drawn.cells if isinstance(drawn.cells, OutlineCells) else None)

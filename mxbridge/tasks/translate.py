@@ -67,6 +67,7 @@ class TranslateTask:
     options: TranslateOptions
     name: str = "translate"
     cell_kind: CellKind = "annotations"
+    inside: tuple[str, ...] = field(default=(), init=False)
     workspace: Workspace | None = field(default=None, init=False)
 
     def describe(self) -> dict[str, Any]:

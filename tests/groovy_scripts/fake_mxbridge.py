@@ -35,11 +35,7 @@ def main() -> int:
         time.sleep(300)
     if behaviour.get("kill"):
         os.kill(os.getpid(), signal.SIGKILL)
-    print(
-        behaviour.get("text") or json.dumps(behaviour.get("answer"))
-        if "text" in behaviour or "answer" in behaviour
-        else ""
-    )
+    print(behaviour.get("text") or (json.dumps(behaviour["answer"]) if "answer" in behaviour else ""))
     return behaviour.get("code", 0)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from mxbridge.workspaces.qupath.handover import exchange_file
 
-from .conftest import SHARED, Place, handed_over, lines_of, play, sha256, write_exchange  # noqa: F401
+from .conftest import SHARED, Place, handed_over, lines_of, sha256, write_exchange
 
 pytestmark = [pytest.mark.groovy, pytest.mark.slow]
 
@@ -163,7 +163,7 @@ def broken(folder: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def played(play, tmp_path_factory) -> dict[str, Any]:  # noqa: F811
+def played(play, tmp_path_factory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("apply µ")
     score, translate, impute = of("score"), of("translate"), of("impute")
     gone = score[2]["id"]
@@ -398,9 +398,3 @@ def test_the_other_side_refuses_the_same_files(played) -> None:
         with pytest.raises(MxbridgeError):
             exchange_file.read(file)
             pytest.fail(name)
-
-
-def test_the_samples_are_what_mxbridge_writes() -> None:
-    for sample in ("score", "translate", "impute"):
-        assert exchange_file.read(SAMPLES / f"{sample}.jsonl.gz").header.counts.lines == len(of(sample))
-        assert json.dumps(of(sample))

@@ -107,6 +107,18 @@ def test_what_qupath_saves_is_what_publishing_writes(workspace, twin, tmp_path):
     assert check_project(workspace.project.path, ask_qupath=False).sound
 
 
+def test_objects_that_are_gone_from_the_disk_altogether(workspace, tmp_path):
+    """Somebody removed the image's data after a hand-over: what was handed over is not there, and publishing begins anew."""
+    results = drawn(workspace, {"a": (10, 10)})
+    handed(workspace, results, tmp_path / "run")
+    shutil.rmtree(data_file(workspace).parent)
+    workspace = QuPathWorkspace(workspace.project.folder)
+    assert not workspace.holds(results)
+    assert workspace.publish(results).changed
+    assert workspace.holds(results)
+    assert workspace.retract(results.image, ["key-objects"]).changed
+
+
 def test_a_rerun_replaces_what_was_handed_over_before_and_undo_takes_all_out(workspace, twin, tmp_path):
     pristine = facts(data_file(workspace))
     image = OpenProject(workspace.project.folder).open(2)

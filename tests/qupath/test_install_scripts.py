@@ -105,6 +105,15 @@ def test_installed_and_taken_out_again(project, places) -> None:
     assert uninstall_scripts(places) == ()
 
 
+def test_uninstalling_removes_no_folder_that_held_nothing_of_ours(places) -> None:
+    install_scripts(places)
+    for file in places.shared.parent.iterdir():  # somebody made room already
+        file.unlink()
+    assert set(states(uninstall_scripts(places)).values()) == {"removed"}
+    assert places.shared.parent.is_dir()
+    assert not places.folder.exists()
+
+
 def test_settings_are_kept_and_the_rest_is_made_new(places, scripts) -> None:
     install_scripts(places)
     file = score(places)

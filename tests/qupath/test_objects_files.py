@@ -244,9 +244,9 @@ def test_objects_without_ids_are_added_once(project, tmp_path) -> None:
 
 
 def test_objects_inside_objects_are_found(project, tmp_path) -> None:
-    inner = json.loads(json.dumps({"type": "Feature", "id": ONE, "geometry": {"type": "Point", "coordinates": [5, 6]},
-                                   "properties": {"objectType": "annotation"}}))  # fmt: skip
-    outer = {**inner, "id": ONE.replace("1", "2"), "properties": {"objectType": "annotation", "childObjects": [inner]}}
+    point, kind = {"type": "Point", "coordinates": [5, 6]}, {"objectType": "annotation"}
+    inner = {"type": "Feature", "id": ONE, "geometry": point, "properties": kind}
+    outer = {**inner, "id": ONE.replace("1", "2"), "properties": {**kind, "childObjects": [inner]}}
     (tmp_path / "n.geojson").write_text(json.dumps([outer]), encoding="utf-8")
     assert put(project, tmp_path / "n.geojson").added == 2
     assert everything(project / "data/2/data.qpdata")[ONE]["roi"][0] == "points"
@@ -306,7 +306,7 @@ def test_what_is_changed_meanwhile_stays(project, tmp_path) -> None:
         return {}
 
     with pytest.raises(ChangedMeanwhile):
-        publication.edit(change)
+        publication.change_objects(change)
     assert path.read_bytes() == b"somebody else"
 
 

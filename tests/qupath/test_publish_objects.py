@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from mxbridge.errors import InputError
 from mxbridge.results import ImageValue, Measurement, NewObjects, Results
 from mxbridge.workspaces.qupath.ledger import Ledger
 from mxbridge.workspaces.qupath.project import Project
+from mxbridge.workspaces.qupath.publication import read_data
 from mxbridge.workspaces.qupath.qpdata import ImageDataFile
 from mxbridge.workspaces.qupath.qpdata.classes import default_class_color
 from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
@@ -67,7 +67,8 @@ def test_published_twice_replaced_and_taken_out(workspace):
     found = ours(workspace)
     assert len(found) == 150
     ids = workspace.object_ids(first.image, KEY, first.objects[0].keys)
-    assert [everything(path)[i]["metadata"]["_mxbridge.object"] for i in ids] == list(first.objects[0].keys)
+    there = everything(path)
+    assert [there[i]["metadata"]["_mxbridge.object"] for i in ids] == list(first.objects[0].keys)
     assert found["3"]["class"] == "Tumor: Positive"
     second = nuclei(workspace, run="run-3", without=range(0, 150, 10), positive=lambda k: k % 2 == 0)
     assert not workspace.holds(second)
@@ -189,8 +190,8 @@ def test_a_record_of_an_earlier_version_is_read(workspace):
     document["state"]["objects"][KEY] = {"run": made["run"], "ids": ids}
     del document["state"]["image_values"]
     path.write_text(json.dumps(document))
-    data = hashlib.sha256(data_file(workspace).read_bytes()).hexdigest()
-    assert Ledger.open(path.parent, 2, data).state.objects[KEY].ids == tuple(ids)
+    tree, seen = read_data(data_file(workspace))
+    assert Ledger.open(path.parent, 2, seen.sha256, lambda: tree).state.objects[KEY].ids == tuple(ids)
     workspace.publish(nuclei(workspace, run="run-2", positive=lambda k: True))
     assert {o["class"] for o in ours(workspace).values()} == {"Tumor: Positive"}
 

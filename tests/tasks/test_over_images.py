@@ -70,6 +70,7 @@ class Doubling:
     prepared: int = 0
     name: str = "double"
     cell_kind: str = "cells"
+    inside: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         return {"model": {}, "options": {}}

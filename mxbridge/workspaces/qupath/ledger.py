@@ -148,13 +148,11 @@ class Ledger:
         """See :func:`samples_of`, of the data.qpdata we wrote last; None where they are not known."""
 
     @classmethod
-    def open(
-        cls, folder: Path, entry_id: int, data_sha: str | None, tree: Callable[[], ImageDataFile] | None = None
-    ) -> Ledger:
+    def open(cls, folder: Path, entry_id: int, data_sha: str | None, tree: Callable[[], ImageDataFile]) -> Ledger:
         """data_sha: sha256 of data.qpdata now, None where there is none. tree: its objects, asked for where results were handed
-        over to QuPath and something was saved since, which may or may not be these results; without, they are taken for saved.
+        over to QuPath and something was saved since, which may or may not be these results.
 
-        Raises BrokenFile; never forgets silently.
+        Raises BrokenFile, and as ``tree`` does; never forgets silently.
         """
         ledger = cls(folder, entry_id)
         if not ledger.path.exists():
@@ -171,8 +169,8 @@ class Ledger:
             use_journal = journal is not None and journal["before"] != data_sha
             states = [_read_state(told["state"], arrays) for told in (document, journal) if told is not None]
             handed_over = journal is not None and journal["after"] is None
-            if use_journal and handed_over and tree is not None:
-                use_journal = was_applied(tree(), *states)
+            if use_journal and handed_over:
+                use_journal = data_sha is not None and was_applied(tree(), *states)
             ledger.written_sha = journal["after"] if use_journal else document["written"]
             ledger.state = states[1] if use_journal else states[0]
             ledger.waiting = states[1] if handed_over and not use_journal else None

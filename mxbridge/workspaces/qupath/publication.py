@@ -101,7 +101,7 @@ class Publication:
         done = self._run(change, classes, None if called_back else waiting, forget_classes=True)
         return Outcome(True, (*done.notes, CALLED_BACK)) if called_back else done
 
-    def edit(self, change: Callable[[ImageDataFile], Mapping[str, int]]) -> bool:
+    def change_objects(self, change: Callable[[ImageDataFile], Mapping[str, int]]) -> bool:
         """Change objects in the user's name: nothing of it is remembered as ours. Whether anything was written.
 
         change: edits the objects and returns the colours of the classes it has given. Raises as :meth:`put`.

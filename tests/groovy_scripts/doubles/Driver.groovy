@@ -32,11 +32,9 @@ class Driver {
         if (project != null) project.imageList = [*(told.entries ?: []).collect { new Entry([folder: project.path.parent.resolve("data/$it.id"), *: it]) }, entry].findAll()
         QuPathGUI.instance = told.window ? new QuPathGUI(imageData: told.window == 'same' ? image : new ImageData()) : null
         def gui = QuPathGUI.instance
-        long start = System.nanoTime()
         def error = told.parse ? parseOnly(told.parse) : told.read ? readOnly(told) : runScript(told, project, entry, image)
         [
             error: error?.message, type: error?.class?.name, log: new ArrayList(Calls.log), dialogs: new ArrayList(Calls.dialogs), counts: Calls.counts.collectEntries { it },
-            milliseconds: (System.nanoTime() - start).intdiv(1_000_000),
             changed: image?.changed, objects: image == null || told.quiet ? null : described(image.hierarchy.objects), image: image?.hierarchy?.root?.list?.values?.collectEntries { k, v -> [k, v.isNaN() ? 'NaN' : v] },
             classes: project?.pathClasses?.collect { [it.name, it.color] }, windowClasses: gui?.availablePathClasses*.name,
             entries: project?.imageList?.collect { [id: it.id, name: it.imageName, description: it.description, metadata: it.metadata, builder: it.serverBuilder?.told] },

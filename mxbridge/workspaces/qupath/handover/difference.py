@@ -155,7 +155,8 @@ def _common_rows(before: Sequence[str | None], now: Sequence[str | None], remade
 
 
 def _compared(before: Columns, now: Columns, was: Ints) -> tuple[Flags, NDArray[np.float32], Flags, Flags]:
-    """``(columns, objects)``: whether an object has a value now, the value, whether it is new or another one, whether it is gone."""
+    """``(columns, objects)``: whether an object has a value now, the value, whether it is new or another one, whether it is
+    gone."""
     shape = (len(before), len(was))
     had, has = np.zeros(shape, bool), np.zeros(shape, bool)
     old, new = np.zeros(shape, np.float32), np.zeros(shape, np.float32)

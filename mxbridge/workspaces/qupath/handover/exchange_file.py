@@ -17,7 +17,6 @@ import gzip
 import hashlib
 import io
 import json
-import re
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -28,6 +27,7 @@ from typing import Any
 from mxbridge.cells import COORDINATE_LIMIT
 from mxbridge.errors import BrokenFile, OutputError, SourceError, Unsupported
 from mxbridge.formats.atomic import make_folder, write_atomically
+from mxbridge.workspaces.qupath.qpdata.path_objects import is_uuid
 
 FORMAT, VERSION = "mxbridge-exchange", 1
 
@@ -44,8 +44,6 @@ _AT_ONCE = 2000
 
 _NONSENSE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
 
 @dataclass(frozen=True)
 class Counts:
@@ -60,7 +58,8 @@ class Counts:
 @dataclass(frozen=True)
 class Header:
     """The first line. image_id: entry id in the project. made: ISO time. data_sha256: of the ``data.qpdata`` that the lines
-    change, None where there was none. classes: full names with signed ARGB, those above them first. entries: images to add to the project, or to change (``replaces``).
+    change, None where there was none. classes: full names with signed ARGB, those above them first. entries: images to add to
+    the project, or to change (``replaces``).
     """
 
     run: str
@@ -299,7 +298,7 @@ def _pixel(value: object) -> float:
 
 
 def _identity(value: object) -> str:
-    if not isinstance(value, str) or not _UUID.fullmatch(value):
+    if not isinstance(value, str) or not is_uuid(value):
         raise ValueError(f"{str(value)[:60]!r} is no object id")
     return value
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mxbridge.errors import InputError, Unsupported
 from mxbridge.workspaces.geojson import AREAS, Geometry, GeoObject
+from mxbridge.workspaces.qupath.builders import argb
 from mxbridge.workspaces.qupath.made import NAMESPACE
 from mxbridge.workspaces.qupath.qpdata import ROI, NewPathObject, NewROI, PathObject
 from mxbridge.workspaces.qupath.qpdata.path_objects import OBJECT_ID, is_uuid
@@ -70,11 +71,6 @@ def new_object(item: GeoObject, entry_id: int, numbers: dict[str, int]) -> NewPa
         metadata={key: value for key, value in item.metadata.items() if key != OBJECT_ID},
         measurements=item.measurements,
     )
-
-
-def argb(rgb: int) -> int:
-    """QuPath's signed 32-bit ARGB of an opaque 0xRRGGBB."""
-    return (0xFF000000 | rgb) - (1 << 32)
 
 
 def rounded(points: Ring) -> Ring:

@@ -18,10 +18,11 @@ from mxbridge.cells import Rings
 from mxbridge.errors import InputError, MxbridgeError
 from mxbridge.results import ImageRef
 from mxbridge.workspaces.geojson import GeoObject, read_geojson
+from mxbridge.workspaces.qupath.builders import argb
 from mxbridge.workspaces.qupath.classes import class_colors
 from mxbridge.workspaces.qupath.javastream import without_garbage_collection
 from mxbridge.workspaces.qupath.last_read import LastRead
-from mxbridge.workspaces.qupath.objects.as_geojson import argb, geo_object, new_object
+from mxbridge.workspaces.qupath.objects.as_geojson import geo_object, new_object
 from mxbridge.workspaces.qupath.objects.sameness import same_object
 from mxbridge.workspaces.qupath.project import Project
 from mxbridge.workspaces.qupath.publication import Publication
@@ -68,7 +69,7 @@ def import_objects(workspace: QuPathWorkspace, ref: ImageRef, file: Path, *, rep
         publication = Publication(project, entry, project.folder / OWN_FOLDER, LastRead())
         plan = _Plan(told, entry.id, file)
         known: Colors = {**{n: argb(c) for n, c in _colors_of(told).items()}, **publication.classes().colors}
-        changed = publication.edit(lambda tree: plan.carry_out(tree, known, replace=replace))
+        changed = publication.change_objects(lambda tree: plan.carry_out(tree, known, replace=replace))
     notes = plan.notes(entry.builder, RELOAD if changed else "")
     return Imported(
         file,
@@ -134,8 +135,10 @@ class _Plan:
         notes = [f"left out: {count} {why}" for why, count in self.refused.items()]
         if self.differ:
             named = ", ".join(self.differ[:_SHOWN]) + (" ..." if len(self.differ) > _SHOWN else "")
-            notes.append(f"{len(self.differ)} objects are there already and differ from the file: they stay ({named}). "
-                         "--replace puts those of the file in their place")  # fmt: skip
+            notes.append(
+                f"{len(self.differ)} objects are there already and differ from the file: they stay ({named}). "
+                "--replace puts those of the file in their place"
+            )
         outside = sum(_is_outside(item, builder) for _, item in self.wanted.values())
         if outside:
             notes.append(

@@ -41,7 +41,8 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Places:
-    """folder: of the buttons. shared: file of the logic that buttons name, beside other files of it. named: the path of it as buttons give it. menu: where QuPath shows them."""
+    """folder: of the buttons. shared: file of the logic that buttons name, beside other files of it. named: the path of it as
+    buttons give it. menu: where QuPath shows them."""
 
     folder: Path
     shared: Path
@@ -127,7 +128,7 @@ def install_scripts(places: Places, python: Path | None = None) -> Installed:
 def uninstall_scripts(places: Places) -> tuple[Script, ...]:
     """Remove what :func:`install_scripts` wrote, whatever its settings are now; a script somebody has edited otherwise stays.
 
-    Raises OutputError.
+    A folder goes only when the last thing in it was ours. Raises OutputError.
     """
     _refuse_links(places)
     found: list[Script] = []
@@ -137,13 +138,14 @@ def uninstall_scripts(places: Places) -> tuple[Script, ...]:
             found.append(Script(file, "removed"))
         else:
             found.append(Script(file, "left"))
-    if any(script.state == "removed" for script in found):
-        for folder in (places.folder, places.shared.parent):
-            with suppress(OSError):  # other things are in it
-                folder.rmdir()
-        if places.shared.parent.name != "mxbridge":
-            with suppress(OSError):
-                places.shared.parent.parent.rmdir()
+    emptied = {script.file.parent for script in found if script.state == "removed"}
+    for folder in emptied:
+        with suppress(OSError):  # other things are in it
+            folder.rmdir()
+    own = places.shared.parent
+    if own.name != "mxbridge" and own in emptied and not own.exists():  # inside the folder that a project has for us
+        with suppress(OSError):
+            own.parent.rmdir()
     return tuple(found)
 
 
