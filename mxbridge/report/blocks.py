@@ -59,12 +59,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of as many cells as there are columns. None and NaN are shown as a dash and sorted last."""
+    """Rows of as many cells as there are columns. None and NaN are shown as a dash and sorted last.
+
+    file: of the run folder, with the same and all rows; a table that is too wide for paper names it there.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Any, ...], ...]
     caption: str = ""
     note: str = ""
+    file: str = ""
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -135,7 +139,8 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Group:
-    """Blocks that can be folded away, e.g. those of one image. open: whether they are seen at first; on paper they always are.
+    """Blocks that can be folded away, e.g. those of one image. open: whether they are seen at first. on_paper: whether they are
+    printed even when they are folded.
 
     blocks may be a generator, as in :class:`Section`.
     """
@@ -143,6 +148,7 @@ class Group:
     title: str
     blocks: Iterable[Block]
     open: bool = True
+    on_paper: bool = True
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mxbridge.report import of_every_run
 from mxbridge.report.blocks import Note, Section
 from mxbridge.report.context import RunContext
 from mxbridge.report.page.rendering import Page, Rendered
-from mxbridge.report.page.store import PictureStore
+from mxbridge.report.page.store import PICTURES, PictureStore
 from mxbridge.report.writing import check_file, part_folder, write_file, write_folder
 from mxbridge.runs import Run
 
@@ -81,8 +81,8 @@ def _write(context: RunContext, file: Path, largest: int) -> Path:
     folder = file.with_suffix("")
     check_file(file)
     with part_folder(folder) as part:
-        (part / "pictures").mkdir()
-        store = PictureStore(part / "pictures")
+        (part / PICTURES).mkdir()
+        store = PictureStore(part / PICTURES)
         page = Page(store)
         sections = _rendered(page, context)
 

@@ -11,6 +11,7 @@ from mxbridge.report.blocks import Plot
 from mxbridge.report.cell_pictures import viridis
 from mxbridge.report.plots import COLOURS
 from mxbridge.report.plotting import STYLE, new_figure, to_svg
+from mxbridge.report.texts import short
 
 BINS = 40
 SCORE_BINS = 40
@@ -19,6 +20,8 @@ MEAN_EDGES = np.logspace(-2.5, 0.5, 49)
 """Mean intensities in units of the factor; what lies beyond counts in the first or last bin."""
 MOST_LINES = 8
 """Images with a line each; of more the middle one and the middle eighty percent are drawn."""
+LONGEST_TITLE, LONGEST_NAME = 60, 24
+"""Characters above a plot, and of an image in its legend."""
 CUT_COLOUR = "#D55E00"
 
 
@@ -59,7 +62,7 @@ def plot_distribution(
     pair = bool(of.against.any())
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]  # names of settings
         figure = new_figure(6.4 if pair else 3.3, 2.3)
-        name = figure.suptitle(_short(title, 60), x=0.01, ha="left", fontsize=10, fontweight="bold")
+        name = figure.suptitle(short(title, LONGEST_TITLE), x=0.01, ha="left", fontsize=10, fontweight="bold")
         name.set_parse_math(False)
         grid = figure.subplots(1, 2 if pair else 1, squeeze=False)[0]
         _draw_lines(grid[0], of, score_name, objects)
@@ -76,7 +79,9 @@ def _draw_lines(axes, of: Distribution, score_name: str, objects: str) -> None: 
     shares = np.array([counts / max(1, counts.sum()) * 100 for _, counts in of.lines])
     if len(shares) <= MOST_LINES:
         for k, row in enumerate(shares):
-            axes.stairs(row, edges, color=COLOURS[k % len(COLOURS)], linewidth=1.2, label=_short(of.lines[k][0]))
+            axes.stairs(
+                row, edges, color=COLOURS[k % len(COLOURS)], linewidth=1.2, label=short(of.lines[k][0], LONGEST_NAME)
+            )
     else:
         low, middle, high = np.quantile(shares, (0.1, 0.5, 0.9), axis=0)
         axes.stairs(high, edges, baseline=low, fill=True, color=COLOURS[4], alpha=0.45, label="80 % of images")
@@ -105,8 +110,3 @@ def _draw_against(axes, of: Distribution, score_name: str, unit: str) -> None:  
     axes.set(xlabel=f"mean intensity ÷ {unit}", ylabel=score_name)
     if of.threshold is not None:
         axes.axhline(of.threshold, color=CUT_COLOUR, linewidth=1.4, linestyle="--")
-
-
-def _short(name: str, long: int = 24) -> str:
-    plain = "".join(c if c.isprintable() else " " for c in name)
-    return plain if len(plain) <= long else plain[: long - 1] + "…"

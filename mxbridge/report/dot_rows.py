@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mxbridge.report.blocks import Plot
+from mxbridge.report.texts import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,8 +28,6 @@ MOST_ROWS = 120
 
 MOST_SHAPES = 600
 """Dots that are drawn as shapes; more become pixels, which keeps a page small."""
-
-LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,3 @@ def page_axes(height: float, width: float = WIDTH) -> Iterator[tuple[Figure, Axe
     figure = new_figure(width, height)
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]  # names of settings
         yield figure, figure.add_subplot()
-
-
-def short(name: str) -> str:
-    """A name as an axis has room for."""
-    plain = "".join(c if c.isprintable() else "?" for c in name)
-    return plain if len(plain) <= LONGEST_NAME else plain[: LONGEST_NAME - 1] + "…"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mxbridge.report.texts import short
+
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
@@ -22,6 +24,8 @@ BAR_SHARE = 0.25
 LENGTHS = [step * 10.0**power for power in range(-2, 6) for step in (1, 2, 5)]
 """µm that scale bars have."""
 LONGEST_NAME = 34
+NARROWEST = 240
+"""Pixels that a legend needs from left to right."""
 BOX = 14
 """Side of a swatch."""
 
@@ -60,7 +64,7 @@ def with_legend(rgb: NDArray[np.uint8], legend: Legend) -> NDArray[np.uint8]:
     """``(y, x, 3)`` with a strip of paper below on which the legend stands; narrow pictures get margins."""
     from PIL import Image, ImageDraw
 
-    width = max(rgb.shape[1], 240)
+    width = max(rgb.shape[1], NARROWEST)
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     rows = _rows(probe, legend.swatches, width)
     height = len(rows) * LINE + (2 * LINE if legend.bar else 0) + (LINE if legend.um_per_px else 0) + EDGE
@@ -91,17 +95,12 @@ def _font(size: int = TEXT_SIZE) -> FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
-def _short(name: str) -> str:
-    plain = "".join(c if c.isprintable() else " " for c in name)
-    return plain if len(plain) <= LONGEST_NAME else plain[: LONGEST_NAME - 1] + "…"
-
-
 def _rows(pen: ImageDraw, swatches: tuple[Swatch, ...], width: int) -> list[list[tuple[int, Swatch]]]:
     """Swatches line by line, each with where it begins."""
     rows: list[list[tuple[int, Swatch]]] = []
     x = width
     for swatch in swatches:
-        long = BOX + 6 + int(pen.textlength(_short(swatch.name), font=_font())) + 12
+        long = BOX + 6 + int(pen.textlength(short(swatch.name, LONGEST_NAME), font=_font())) + 12
         if x + long > width or not rows:
             rows.append([])
             x = EDGE
@@ -117,7 +116,7 @@ def _draw_row(pen: ImageDraw, row: list[tuple[int, Swatch]], y: int) -> None:
             pen.rectangle(box, outline=swatch.colour, width=3)
         else:
             pen.rectangle(box, fill=swatch.colour, outline=FAINT)
-        pen.text((x + BOX + 6, y + 1), _short(swatch.name), fill=INK, font=_font())
+        pen.text((x + BOX + 6, y + 1), short(swatch.name, LONGEST_NAME), fill=INK, font=_font())
 
 
 def _draw_bar(pen: ImageDraw, strip: object, bar: ColourBar, width: int, y: int) -> None:
@@ -131,7 +130,7 @@ def _draw_bar(pen: ImageDraw, strip: object, bar: ColourBar, width: int, y: int)
     pen.text((left, y), f"{bar.low:g}", fill=INK, font=font)
     end = f"{bar.high:g}"
     pen.text((right - pen.textlength(end, font=font), y), end, fill=INK, font=font)
-    title, anchor = _short(bar.title), (left + right) / 2
+    title, anchor = short(bar.title, LONGEST_NAME), (left + right) / 2
     if bar.mark is None:
         pen.text((anchor - pen.textlength(title, font=font) / 2, y), title, fill=INK, font=font)
         return

@@ -11,8 +11,9 @@ import numpy as np
 
 from mxbridge.errors import MxbridgeError
 from mxbridge.report.blocks import Block, Column, Facts, Group, Note, Numbers, Picture, Plot, Section
-from mxbridge.report.dot_rows import DotRows, Dots, short
+from mxbridge.report.dot_rows import DotRows, Dots
 from mxbridge.report.run_tables import capital, counted, numbers, read_run_table, several, shown
+from mxbridge.report.texts import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +84,8 @@ MOST_DRAWN = 40
 """Markers of a model with pictures of their own."""
 
 OPEN = 3
+"""Markers that are unfolded at first."""
+
 MOST_SAMPLED = 30
 """Images whose cells and pixels enter the pictures of a marker."""
 
@@ -90,6 +93,7 @@ STEPS = 120
 """Points of a curve."""
 
 PAIRED_BYTES = 40_000
+"""Of the picture of paired errors of a marker."""
 
 
 def sections(context: RunContext) -> Iterator[Section]:
@@ -127,7 +131,7 @@ def _overview(markers: pd.DataFrame, images: pd.DataFrame | None) -> Iterator[Bl
         plots = [metric_plot(own, metric, str(label)) for metric in drawn]
         first: list[Block] = [*plots[:2]]
         if plots[2:]:
-            first.append(Group("More metrics", tuple(plots[2:]), open=False))
+            first.append(Group("More metrics", tuple(plots[2:]), open=False, on_paper=False))
         if several(markers, "model"):
             yield Group(str(label), tuple(first))
         else:
@@ -171,7 +175,8 @@ def _means(context: RunContext, markers: pd.DataFrame) -> Iterator[Block]:
         yield shown(
             wins, _of_wins(wins), caption="On how many markers a model is ahead, of those that both can be judged on"
         )
-    yield Group("All metrics with their intervals", (shown(markers, _everything(markers, keys)),), open=False)
+    every = shown(markers, _everything(markers, keys), file="markers.csv")
+    yield Group("All metrics with their intervals", (every,), open=False, on_paper=False)
 
 
 def _of_wins(wins: pd.DataFrame) -> dict[str, Column]:
@@ -209,7 +214,7 @@ def _single(context: RunContext, images: pd.DataFrame) -> Iterator[Block]:
             continue
         keys = {name: column for name, column in KEYS.items() if name != "model" or several(table, "model")}
         keys = {name: column for name, column in keys.items() if name in table}
-        yield Group(title, (shown(table, _everything(table, keys), file=file),), open=False)
+        yield Group(title, (shown(table, _everything(table, keys), file=file),), open=False, on_paper=False)
 
 
 # --- pictures ---
@@ -229,7 +234,7 @@ def _pictures(context: RunContext, images: pd.DataFrame) -> Iterator[Block]:
                 continue
             title = f"{marker} ({label})" if several(images, "model") else str(marker)
             rows = of_model[of_model["marker"] == marker]
-            yield Group(title, _of_marker(context, rows, sampled, str(marker)), open=number < OPEN)
+            yield Group(title, _of_marker(context, rows, sampled, str(marker)), open=number < OPEN, on_paper=False)
         if (components := _components(context, mine, of_model)) is not None:
             yield components
     if left:

@@ -68,7 +68,12 @@ def sections(context: RunContext) -> Iterator[Section]:
     yield Section("importance-targets", "Imputed markers one by one", _targets(table, pairs))
     lead = "Sums over pixels, mean over the places looked at."
     every = shown(table, _useful(table), file=TABLE)
-    yield Section("importance-images", "Every image", (Group("All attributions", (every,), open=False),), lead=lead)
+    yield Section(
+        "importance-images",
+        "Every image",
+        (Group("All attributions", (every,), open=False, on_paper=False),),
+        lead=lead,
+    )
 
 
 def _useful(table: pd.DataFrame) -> dict[str, Column]:
@@ -126,7 +131,7 @@ def _targets(table: pd.DataFrame, pairs: pd.DataFrame | None) -> Iterator[Block]
         own = table[(table["target"] == target) & (table["model"] == model)]
         mine = None if pairs is None else pairs[(pairs["target"] == target) & (pairs["model"] == model)]
         title = f"{target} ({model})" if named else str(target)
-        yield Group(title, tuple(_one_target(own, mine, (target, model))), open=number < OPEN)
+        yield Group(title, tuple(_one_target(own, mine, (target, model))), open=number < OPEN, on_paper=False)
     if len(every) > MOST_DRAWN:
         yield Note(f"{len(every) - MOST_DRAWN} more imputed markers are in the tables only.")
 
@@ -149,7 +154,7 @@ def _one_target(own: pd.DataFrame, pairs: pd.DataFrame | None, target: tuple[str
         note="Positive: more of this marker, more of the imputed one; negative: less. Shares of each kind add up to 100 %.",
     )
     if pairs is not None and len(pairs):
-        yield Group("Correlation of the maps of two markers", (shown(pairs, PAIR_COLUMNS),), open=False)
+        yield Group("Correlation of the maps of two markers", (shown(pairs, PAIR_COLUMNS),), open=False, on_paper=False)
 
 
 def importance_plot(own: pd.DataFrame, pairs: pd.DataFrame, target: tuple[str, str]) -> Plot:

@@ -15,6 +15,7 @@ from mxbridge.errors import MxbridgeError
 from mxbridge.report.blocks import Block, Column, Group, Note, Pictures, Plot, Section, Table
 from mxbridge.report.run_tables import MOST_ROWS, numbers, read_run_table, shown
 from mxbridge.report.side_by_side import Stain, derived_folder, measured_means
+from mxbridge.report.texts import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,9 @@ BINS, DENSITY = 60, 64
 """Of a distribution, and of each side of one value against another."""
 
 MOST_MARKERS = 40
+
+OPEN_IMAGES, OPEN_MARKERS = 5, 3
+"""Unfolded at first."""
 
 
 def sections(context: RunContext) -> Iterator[Section]:
@@ -131,7 +135,7 @@ def _spread(spread: pd.DataFrame) -> Iterator[Block]:
 
 def spread_plot(spread: pd.DataFrame) -> Plot | None:
     """Error over spread, a line for each marker; None where nothing is a number."""
-    from mxbridge.report.dot_rows import page_axes, short
+    from mxbridge.report.dot_rows import page_axes
     from mxbridge.report.plots import COLOURS
     from mxbridge.report.plotting import to_svg
 
@@ -178,7 +182,7 @@ def _images(context: RunContext, seen: dict[str, CellValues]) -> Iterator[Block]
             left += 1
             continue
         blocks = tuple(_of_image(context, image, stains[:MOST_MARKERS], budget))
-        yield Group(image.name, blocks, open=number < 5)
+        yield Group(image.name, blocks, open=number < OPEN_IMAGES)
     if left:
         yield Note(f"{left} more images are in the tables only.")
 
@@ -302,14 +306,14 @@ def _cells(seen: dict[str, CellValues]) -> Iterator[Block]:
         if sum(len(measured) for measured, _ in of.pairs) > 1:
             blocks.append(against_plot(name, of.pairs))
         if blocks:
-            yield Group(name, tuple(blocks), open=number < 3)
+            yield Group(name, tuple(blocks), open=number < OPEN_MARKERS, on_paper=False)
     if not any(values.size for of in seen.values() for _, values in of.lines):
         yield Note("No cells were measured.")
 
 
 def distribution_plot(name: str, lines: Sequence[tuple[str, NDArray[np.float32]]]) -> Plot:
     """Shares of cells by their mean, a line for each image."""
-    from mxbridge.report.dot_rows import page_axes, short
+    from mxbridge.report.dot_rows import page_axes
     from mxbridge.report.plots import COLOURS
     from mxbridge.report.plotting import to_svg
 
@@ -343,7 +347,7 @@ def _step(axes: Axes, counts: NDArray[Any], edges: NDArray[Any], colour: str, la
 def against_plot(name: str, pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Plot:
     """Imputed over measured means of the same cells."""
     from mxbridge.metrics.cell import pearson
-    from mxbridge.report.dot_rows import page_axes, short
+    from mxbridge.report.dot_rows import page_axes
     from mxbridge.report.plotting import to_svg
 
     x, y = (np.concatenate(part) for part in zip(*pairs, strict=True))

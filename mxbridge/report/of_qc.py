@@ -26,14 +26,21 @@ COLUMNS = {
     "agreement": Column("Agreement", "number"),
     "expected_low": Column("Expected from", "number"),
     "expected_high": Column("To", "number"),
-    "p": Column("P", "number", 2),
-    "p_corrected": Column("P corrected", "number", 2),
+    "p": Column("p", "number", 2),
+    "p_corrected": Column("p corrected", "number", 2),
     "agreement_without": Column("Agreement without the suspect", "number"),
-    "pearson": Column("Pearson of pixels", "number"),
     "blocks_used": Column("Blocks", "number"),
     "blocks_bad": Column("Bad", "number"),
-    "blocks_skipped": Column("Without signal", "number"),
-    "p_from": Column("P from"),
+    "model": Column("Model"),
+}
+"""Not more than paper is wide enough for, where there is one model."""
+
+MORE_COLUMNS = {
+    "image": Column("Image"),
+    "marker": Column("Stain"),
+    "pearson": Column("Pearson of pixels", "number"),
+    "blocks_skipped": Column("Blocks without signal", "number"),
+    "p_from": Column("p from"),
     "model": Column("Model"),
 }
 BLOCK_COLUMNS = {
@@ -121,6 +128,8 @@ def _verdicts(context: RunContext, rows: pd.DataFrame, file: str) -> Iterator[Bl
             f"a stain is flagged at {about.get('alpha')} and clearly below what is usual."
         )
     yield shown(rows, _useful(rows, COLUMNS), caption="Every stain of every image", file=file)
+    more = shown(rows, _useful(rows, MORE_COLUMNS), file=file)
+    yield Group("Pixels, blocks and where p comes from", (more,), open=False, on_paper=False)
 
 
 def _useful(rows: pd.DataFrame, columns: dict[str, Column]) -> dict[str, Column]:
@@ -219,6 +228,7 @@ def _of_image(context: RunContext, image: ImageRecord, own: pd.DataFrame, budget
 def stain_cards(picture: MarkerPicture, budget: int = MOST_BYTES) -> Iterator[Card]:
     """Measured, imputed, their difference and the agreement of blocks, the bad blocks framed. budget: bytes of each."""
     from mxbridge.report.encoding import encode
+    from mxbridge.report.legends import Legend, with_legend
     from mxbridge.report.qc_pictures import PANELS, panel
 
     bad, of = int(picture.bad.sum()), int(np.isfinite(picture.blocks).sum())
@@ -227,7 +237,8 @@ def stain_cards(picture: MarkerPicture, budget: int = MOST_BYTES) -> Iterator[Ca
         "blocks": f"median {np.nanmedian(picture.blocks):.2f}" if of else "",
     }
     for what in PANELS:
-        colours = np.asarray(panel(picture, what, outlined=what in told))
+        drawn = np.asarray(panel(picture, what, outlined=what in told))
+        colours = with_legend(drawn, Legend(um_per_px=picture.um_per_px(drawn.shape[:2])))
         name = "agreement" if what == "blocks" else PANELS[what]
         more = told.get(what, "")
         alt = f"{picture.marker}, {name}" + (f": {more}" if more else "")

@@ -81,7 +81,7 @@ def sections(context: RunContext) -> Iterator[Section]:
         columns = _named(channels)
         yield Section("segmentation-channels", "Inferred channels against measured ones", (shown(channels, columns),))
     every = shown(metrics, _named(metrics), file="metrics.csv")
-    yield Section("segmentation-images", "Every image", (Group("All metrics", (every,), open=False),))
+    yield Section("segmentation-images", "Every image", (Group("All metrics", (every,), open=False, on_paper=False),))
 
 
 def _overview(metrics: pd.DataFrame, summary: pd.DataFrame | None) -> Iterator[Block]:
@@ -92,7 +92,9 @@ def _overview(metrics: pd.DataFrame, summary: pd.DataFrame | None) -> Iterator[B
         if "dice" in own:
             yield dice_plot(own, str(method))
     if summary is not None and len(summary):
-        yield Group("All means with their intervals", (shown(summary, SUMMARY, file="summary.csv"),), open=False)
+        yield Group(
+            "All means with their intervals", (shown(summary, SUMMARY, file="summary.csv"),), open=False, on_paper=False
+        )
 
 
 def summary_table(summary: pd.DataFrame) -> Table:

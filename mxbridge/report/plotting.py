@@ -42,7 +42,6 @@ STYLE = {
 
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
 _SVG = "{http://www.w3.org/2000/svg}"
-_LINK = "{http://www.w3.org/1999/xlink}href"
 _DRAWN = {"svg", "g", "defs", "path", "rect", "circle", "line", "polyline", "polygon", "ellipse", "text", "tspan", "use", "image",
           "clipPath", "linearGradient", "stop", "pattern", "mask", "filter", "feColorMatrix"}  # fmt: skip
 """Elements that draw something; any other (scripts, foreign documents, metadata) does not come into a report."""

@@ -57,6 +57,11 @@ class MarkerPicture:
     side: int
     um: tuple[float, float]
 
+    def um_per_px(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """µm (y, x) per pixel of a picture of ``shape`` (y, x) pixels that shows the whole field."""
+        y, x = (um / BLOCK * self.side * n / of for um, n, of in zip(self.um, self.measured.shape, shape, strict=True))
+        return y, x
+
     @staticmethod
     def save_all(pictures: Sequence[MarkerPicture], folder: Path) -> None:
         """Keep what pictures need, in half precision. Raises OutputError."""

@@ -65,7 +65,8 @@ def shown(
 ) -> Table:
     """The columns of a table that it has, in the order given, the first :data:`MOST_ROWS` rows.
 
-    columns: how each is shown, by its name in ``table``. file: where all rows are, for the note below a table that was cut.
+    columns: how each is shown, by its name in ``table``. file: where all rows are, for the note below a table that was cut
+    or that is too wide for paper.
     """
     there = {name: column for name, column in columns.items() if name in table.columns}
     cut = table.iloc[:MOST_ROWS]
@@ -73,7 +74,7 @@ def shown(
     if len(table) > MOST_ROWS:
         more = f"The first {MOST_ROWS} of {len(table)} rows" + (f"; all are in {file}." if file else ".")
         note = f"{note} {more}".strip()
-    return Table(tuple(there.values()), tuple(zip(*cells, strict=True)), caption=caption, note=note)
+    return Table(tuple(there.values()), tuple(zip(*cells, strict=True)), caption=caption, note=note, file=file)
 
 
 def several(table: pd.DataFrame, name: str) -> bool:

@@ -23,6 +23,12 @@ def harmless(text: str) -> str:
     return _UNSEEN.sub("\ufffd", text)
 
 
+def short(name: str, longest: int = 40) -> str:
+    """A name as an axis or a legend has room for, in ``longest`` characters."""
+    plain = "".join(c if c.isprintable() else " " for c in name)
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
+
+
 def shown(value: Any, column: Column) -> str:
     """A cell of a table as people read it."""
     if is_missing(value):

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mxbridge.image import Box
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SNAP = 1e-6
 """Edges this close to a pixel border lie on it: 1 / 0.325 times an integer is not exact in floating point."""
@@ -109,12 +111,12 @@ class Field:
 
 def resample(image: Tensor, rows: Taps, columns: Taps) -> Tensor:
     """``(..., y, x)`` source pixels ``rows.start:rows.stop, columns.start:columns.stop`` -> model pixels, float32."""
-    return _along(_along(image.to(torch.float32), rows, -2), columns, -1)
+    return _along(_along(image.float(), rows, -2), columns, -1)
 
 
 def at_least_half(cover: Tensor) -> Tensor:
     """Binary float32 mask of the model pixels that are covered to one half or more."""
-    return (cover >= 0.5 - MASK_TOLERANCE).to(torch.float32)
+    return (cover >= 0.5 - MASK_TOLERANCE).float()
 
 
 def reflect_index(first: int, last: int, size: int) -> NDArray[np.int64]:
@@ -128,6 +130,8 @@ def reflect_index(first: int, last: int, size: int) -> NDArray[np.int64]:
 
 def pad_by_reflection(image: Tensor, seen: Box, outer: Box, shape: tuple[int, int]) -> Tensor:
     """``(..., y, x)`` of ``seen`` -> of ``outer``: mirrored beyond the right and bottom border of an image of ``shape``."""
+    import torch
+
     if seen == outer:
         return image
     rows = torch.from_numpy(reflect_index(outer.y0, outer.y1, shape[0]) - seen.y0).to(image.device)
@@ -145,6 +149,8 @@ def level_step(full: int, reduced: int) -> float:
 
 def _along(image: Tensor, taps: Taps, axis: int) -> Tensor:
     """Weighted sum along one axis, one tap after another."""
+    import torch
+
     if taps.identity:
         return image
     index = torch.from_numpy(taps.index).to(image.device)

@@ -108,9 +108,12 @@ def sections(context: RunContext) -> Iterator[Section]:
     yield Section("images", "Images", images(), "Every image with its cells.")
     many = tuple((f"C{k}", (picture(k),)) for k in range(12))
     few = (("one", (picture(1),)), ("two", (picture(2),)))
-    yield Section(
-        "more", "More", (Pictures("Channels", many), Pictures("Views", few), Code("mxbridge score " * 20, "As text"))
+    wide = Table(
+        tuple(Column(f"Metric {k}", "number") for k in range(22)), ((0.0709,) * 22,), "Wide", file="metrics.csv"
     )
+    folded = Group("Folded", (wide,), open=False, on_paper=False)
+    views = Pictures("Channels", many), Pictures("Views", few)
+    yield Section("more", "More", (*views, Code("mxbridge score " * 20, "As text"), wide, folded))
 
 
 def make_run(folder: Path, names: tuple[str, ...] = ("tissue A", HOSTILE, LONG), task: str = "showcase") -> Run:

@@ -27,6 +27,22 @@ def test_the_checklist_on_paper(chromium: Any, page: Path) -> None:
     assert checklist.paper_failures(chromium, page) == []
 
 
+def test_what_is_too_wide_for_paper_says_where_it_is(chromium: Any, page: Path) -> None:
+    checklist.open_page(chromium, page, 688)
+    seen = "const t = [...document.querySelectorAll('#more figure.table')]; return t.map((f) => [f.checkVisibility(), f.querySelector('table').checkVisibility(), f.innerText])"
+    assert [one[1] for one in chromium.execute_script(seen)] == [True, False], "the second is folded"
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        chromium.execute_script("dispatchEvent(new Event('beforeprint'))")
+        first, second = chromium.execute_script(seen)
+        assert first[:2] == [True, False]
+        assert "This table has 22 columns: see it on screen, or in metrics.csv." in first[2]
+        assert second[0] is False, "a folded group that is not meant for paper stays folded"
+        assert chromium.execute_script("return document.querySelectorAll('#images details:not([open])').length") == 0
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 @pytest.mark.parametrize("width", checklist.WIDTHS)
 def test_scores_as_the_command_shows_them(chromium: Any, scored: Path, width: int) -> None:
     sections = ("images", "distributions", "gallery", "counts", "normalisation")

@@ -11,7 +11,17 @@ import pytest
 
 from mxbridge.report.blocks import Card, Gallery, Group, Note, Numbers, Plot, Table
 from mxbridge.report.build import build_report
-from mxbridge.report.of_qc import BLOCK_COLUMNS, COLUMNS, MOST_BLOCKS, agreement_plot, is_flag, sections
+from mxbridge.report.of_qc import (
+    BLOCK_COLUMNS,
+    COLUMNS,
+    MORE_COLUMNS,
+    MOST_BLOCKS,
+    agreement_plot,
+    is_flag,
+    sections,
+    stain_cards,
+)
+from mxbridge.report.qc_pictures import MarkerPicture, panel
 from mxbridge.stream.engine import Engine
 from mxbridge.tasks.qc import qc
 from mxbridge.workspaces.memory import MemoryWorkspace
@@ -50,12 +60,13 @@ def test_every_number_is_that_of_the_runs_tables(done: Path) -> None:
     stored = read_csv(done / "qc.csv")
     flags = stored["verdict"].map(is_flag)
     assert flags.sum() == 4 and len(stored) == 15
-    (table,) = of_kind(found["qc"], Table)
+    table, more = of_kind(found["qc"], Table)
     ranked = pd.concat(
         [stored[stored["verdict"] == "flagged"], stored[flags & (stored["verdict"] != "flagged")], stored[~flags]]
     )
     assert assert_says_the_same(table, ranked, COLUMNS) == len(COLUMNS) - 1, "all but the model, of which there is one"
-    for head, name in {"Expected from": "expected_low", "To": "expected_high", "P corrected": "p_corrected"}.items():
+    assert assert_says_the_same(more, ranked, MORE_COLUMNS) == len(MORE_COLUMNS) - 1
+    for head, name in {"Expected from": "expected_low", "To": "expected_high", "p corrected": "p_corrected"}.items():
         assert column(table, head) == ranked[name].tolist()
     (numbers,) = of_kind(found["qc"], Numbers)
     assert {word: count for count, word in numbers.pairs} == {
@@ -88,6 +99,16 @@ def test_flagged_stains_are_seen_with_their_bad_blocks_framed(done: Path) -> Non
     bright = pixels(agreement.picture).sum(axis=2)
     assert bright[:, :90].mean() < bright[:, 100:].mean() / 2
     assert context.problems == []
+
+
+def test_panels_have_a_scale_bar(done: Path) -> None:
+    (folder,) = done.glob("images/*part")
+    picture = MarkerPicture.load(folder, *MarkerPicture.names(folder)[0])
+    assert picture.um_per_px((384 // 2, 512 // 2)) == pytest.approx((2 * UM, 2 * UM)), "the field has 384 x 512 pixels"
+    high = panel(picture, "measured", outlined=False).size[1]
+    for card in stain_cards(picture):
+        below = pixels(card.picture)[high:].sum(axis=2)
+        assert (below < 200).sum(axis=1).max() > 20, card.lines
 
 
 def orange(card: Card) -> np.ndarray:
@@ -129,7 +150,7 @@ def test_words_where_numbers_should_be_are_no_numbers(run: Path) -> None:
     table = read_csv(run / "qc.csv").astype({"agreement": object})
     table.loc[0, "agreement"] = "<script>"
     table.to_csv(run / "qc.csv", index=False)
-    (shown_table,) = of_kind(shown(sections(context_of(run)), "qc")["qc"], Table)
+    shown_table, _ = of_kind(shown(sections(context_of(run)), "qc")["qc"], Table)
     values = [row[4] for row in shown_table.rows]
     assert sum(value is None for value in values) == 1 and all(value is None or value < 1 for value in values)
 

@@ -161,11 +161,11 @@
     button.addEventListener("click", () => open(image));
   }
 
-  // On paper everything is opened and loaded.
+  // On paper everything is loaded, and opened where it is meant for paper.
   let closed = [];
   window.addEventListener("beforeprint", () => {
     for (const image of every("img[loading]")) image.loading = "eager";
-    closed = every("details:not([open])");
+    closed = every("details:not([open]):not(.screen)");
     for (const one of closed) one.open = true;
   });
   window.addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
