@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mxbridge.cli import qupath_hand_over
 from mxbridge.errors import BrokenFile, SourceError, Unsupported
 from mxbridge.workspaces.qupath.handover import exchange_file
 from mxbridge.workspaces.qupath.handover.exchange_file import Counts, Header, dump, read, write
@@ -31,6 +32,16 @@ def header(lines: int, **more) -> Header:
     return Header(
         "run", "score", "Nimbus", "3", "Bild µ 𝄞", "now", "0.1.0", counts=Counts(lines, lines=lines + 2), **more
     )
+
+
+def test_program_command_and_buttons_speak_one_version() -> None:
+    groovy = Path(__file__).parents[2] / "groovy"
+    told = re.findall(r"FORMAT = (\d+)", (groovy / "shared" / "ExchangeFile.groovy").read_text(encoding="utf-8"))
+    buttons = [path.read_text(encoding="utf-8") for path in groovy.glob("mxbridge_*.groovy")]
+    asked = {number for text in buttons for number in re.findall(r"mxbridge\.FORMAT != (\d+)|, format (\d+)\.", text)}
+    assert told == [str(exchange_file.VERSION)]
+    assert {a or b for a, b in asked} == {str(exchange_file.VERSION)} and len(buttons) == 5
+    assert qupath_hand_over.SPOKEN == exchange_file.VERSION
 
 
 def identity(k: int) -> str:
