@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,9 @@ from tests.omero_server.running import RunningServer
 SIDE_UM = 80
 
 
-def main(command: Sequence[str]) -> int:
+@contextmanager
+def server_with_slides() -> Iterator[tuple[RunningServer, dict[str, str]]]:
+    """The server with two slides in dataset 1 and label images of their cells in dataset 2, and the environment to log in."""
     with RunningServer.start() as server:
         settings = replace(demo_settings(), height_um=SIDE_UM, width_um=SIDE_UM)
         tissues = {f"tissue {seed}": simulate(settings, seed) for seed in (1, 2)}
@@ -33,7 +36,12 @@ def main(command: Sequence[str]) -> int:
         for name, tissue in tissues.items():
             server.add_image(name, tissue.cells[None].astype(np.int32), dataset="masks")
         login = {"OMERO_HOST": f"{server.host}:{server.port}", "OMERO_USER": "alice", "OMERO_PASSWORD": "secret"}
-        return subprocess.run(list(command), env=os.environ | login, check=False).returncode  # noqa: S603 - the user's own
+        yield server, os.environ | login
+
+
+def main(command: Sequence[str]) -> int:
+    with server_with_slides() as (_, environment):
+        return subprocess.run(list(command), env=environment, check=False).returncode  # noqa: S603 - the user's own
 
 
 if __name__ == "__main__":

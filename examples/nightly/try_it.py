@@ -9,42 +9,23 @@ tests: it is no OMERO.server, and it and its images are gone when this ends.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from mxbridge.training.panels import demo_settings
-from mxbridge.training.simulator import simulate
+from examples.omero_server import server_with_slides
 from tests.omero_server.running import RunningServer
 
 HERE = Path(__file__).parent
-SIDE_UM = 100
 
 
 def main(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(HERE / "job.toml", folder / "job.toml")
-    with RunningServer.start() as server:
-        settings = replace(demo_settings(), height_um=SIDE_UM, width_um=SIDE_UM)
-        tissues = {f"tissue {seed}": simulate(settings, seed) for seed in (1, 2)}
-        for name, tissue in tissues.items():
-            server.add_image(name, tissue.image, channels=tissue.channels, um_per_px=settings.um_per_px)
-        for name, tissue in tissues.items():
-            server.add_image(name, tissue.cells[None].astype(np.int32), dataset="masks")
-        environment = {
-            **os.environ,
-            "OMERO_HOST": f"{server.host}:{server.port}",
-            "OMERO_USER": "alice",
-            "OMERO_PASSWORD": "secret",
-            "NIGHTLY_DATASET": "1",
-            "NIGHTLY_MASKS": "2",
-        }
+    with server_with_slides() as (server, login):
+        environment = {**login, "NIGHTLY_DATASET": "1", "NIGHTLY_MASKS": "2"}
         for what in (("plan",), ("run",), ("run",), ("status",)):
             words = [sys.executable, "-m", "mxbridge", "batch", *what, "job.toml"]
             print(f"\n$ mxbridge batch {' '.join(what)} job.toml", flush=True)
