@@ -46,15 +46,10 @@ def gathered(counts: Mapping[str, int], most: int = MOST_CLASSES) -> dict[str, i
     return kept | ({OTHERS: rest} if rest else {}) | ({CLASSLESS: counts[CLASSLESS]} if CLASSLESS in counts else {})
 
 
-def project_colours(workspace: Workspace | None) -> dict[str, int | None]:
-    """Full class name -> signed ARGB of the classes of a QuPath project; empty where there is none that can be read."""
-    from mxbridge.workspaces.qupath.classes import ClassList
-    from mxbridge.workspaces.qupath.workspace import QuPathWorkspace
-
-    if not isinstance(workspace, QuPathWorkspace):
-        return {}
+def colours_of(workspace: Workspace | None) -> Mapping[str, int | None]:
+    """Full class name -> signed ARGB, as the place of the images has it; empty where it has none that can be read."""
     try:
-        return ClassList(workspace.own_folder.parent / "classifiers" / "classes.json").colors
+        return {} if workspace is None else workspace.class_colors
     except MxbridgeError:
         return {}  # a report does not need them
 

@@ -35,10 +35,10 @@ from mxbridge.report.counts import (
     annotation_names,
     class_colours,
     class_counts,
+    colours_of,
     colours_of_cells,
     gathered,
     held_by,
-    project_colours,
     swatches,
 )
 from mxbridge.report.crops import card_side, centred, crop_side, densest, enlarged, with_calls
@@ -252,7 +252,7 @@ class ScoredImage:
         counts = gathered(class_counts(classes[:-1]))
         if set(counts) <= {CLASSLESS}:
             return None
-        colours = class_colours(list(counts), project_colours(self.context.workspace))
+        colours = class_colours(list(counts), colours_of(self.context.workspace))
         of_cells = colours_of_cells([classes[row] for row in self.shown.rows], colours)
         legend = Legend(swatches=swatches(counts, colours), um_per_px=self._um(self.shown.shape, painting.shape))
         drawn = with_legend(painting.filled(of_cells), legend)

@@ -14,7 +14,7 @@ from mxbridge.cells import OutlineCells, Rings
 from mxbridge.image import Box
 from mxbridge.report.blocks import Block, Card, Note, Picture, Pictures
 from mxbridge.report.cell_pictures import Drawable, discs, draw_lines
-from mxbridge.report.counts import CLASSLESS, class_colours, class_counts, gathered, project_colours, swatches
+from mxbridge.report.counts import CLASSLESS, class_colours, class_counts, colours_of, gathered, swatches
 from mxbridge.report.crops import card_side, centred, crop_side, densest, enlarged
 from mxbridge.report.encoding import ZOOMABLE_BYTES, encode
 from mxbridge.report.gallery import Candidate
@@ -150,7 +150,7 @@ class TranslatedImage:
         names = dict.fromkeys(name or CLASSLESS for one in self.nuclei for name in one.classes)
         drawn = () if self.annotations is None else self.annotations.classes
         names |= dict.fromkeys(name or CLASSLESS for name in drawn)
-        return class_colours(list(names), project_colours(self.context.workspace))
+        return class_colours(list(names), colours_of(self.context.workspace))
 
     # --- pictures ---
 

@@ -6,7 +6,7 @@ A workspace knows no model; a model never sees a workspace. Four verbs: list, pu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +65,11 @@ class Workspace(ABC):
     def default_model(self) -> str | None:
         """Model that this place asks for when none is named (projects made by ``mxbridge demo``), else None."""
         return None
+
+    @property
+    def class_colors(self) -> Mapping[str, int | None]:
+        """Full class name -> signed ARGB, None for one without colour, of the classes this place lists. Raises BrokenFile."""
+        return {}
 
     @property
     def opened(self) -> dict[str, Any]:

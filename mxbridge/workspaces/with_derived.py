@@ -7,7 +7,7 @@ are those of the original, so that a score of an imputed stain stands on the ori
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,10 @@ class WithDerived(Workspace):
     @property
     def default_model(self) -> str | None:
         return self.inner.default_model
+
+    @property
+    def class_colors(self) -> Mapping[str, int | None]:
+        return self.inner.class_colors
 
     @property
     def opened(self) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _object_lines(path: Path, told: EntryFacts, theirs: Iterator[ObjectFacts]) -
 def _project_problems(project: Project) -> list[str]:
     problems = []
     try:
-        colors = ClassList(project.folder / "classifiers" / "classes.json").colors
+        colors = ClassList.of(project.folder).colors
         if bare := [name for name, color in colors.items() if color is None]:
             problems.append(f"classes without a colour in the class list: {', '.join(bare[:10])}")
     except (InputError, SourceError) as error:
@@ -171,7 +171,7 @@ def _project_problems(project: Project) -> list[str]:
 
 def _listed_colors(project: Project) -> Colors:
     with suppress(MxbridgeError):  # said elsewhere
-        listed = ClassList(project.folder / "classifiers" / "classes.json").colors
+        listed = ClassList.of(project.folder).colors
         return {name: {color} for name, color in listed.items()}
     return {}
 

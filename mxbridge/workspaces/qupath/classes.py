@@ -37,6 +37,11 @@ class ClassList:
                 if not isinstance(item.get("name") or "", str) or not isinstance(color or 0, int):
                     raise BrokenFile(path, f"class {item.get('name')!r} has no valid name and colour")
 
+    @classmethod
+    def of(cls, project_folder: Path) -> ClassList:
+        """The list of a project. Raises BrokenFile."""
+        return cls(project_folder / "classifiers" / "classes.json")
+
     @property
     def exists(self) -> bool:
         return self._seen is not None

@@ -152,7 +152,7 @@ def _fill(
         _write_entry(part / "data" / str(entry.id), entry.builder, shown, objects, new.image_type)
         counts.append(len(cells))
     if classes:
-        ClassList(part / "classifiers" / "classes.json").extend(classes)
+        ClassList.of(part).extend(classes)
     (part / PROJECT_NAME).write_bytes(project.to_bytes())
     fsync_file(part / PROJECT_NAME)
     if progress is not None:

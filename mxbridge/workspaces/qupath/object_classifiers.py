@@ -85,7 +85,7 @@ class ObjectClassifiers:
         with self._workspace.locked(PUBLISHING_TAKES):
             self._prepare()
             record = self._read_record()
-            classes = ClassList(self._project / "classifiers" / "classes.json")
+            classes = ClassList.of(self._project)
             names = list(dict.fromkeys(m.class_name for m in markers))
             colors = class_colors(names, classes.colors)
             stems = file_stems(model, [m.marker for m in markers])
@@ -208,7 +208,7 @@ class ObjectClassifiers:
         published = self._record.parent / "published"
         told = [ToldClasses.read(path) for path in sorted(published.glob("*.json"))] if published.is_dir() else []
         used = set(class_colors([name for one in told if one.in_use for name in (*one.names, *one.added)], {}))
-        ClassList(self._project / "classifiers" / "classes.json").drop(set(added) - used)
+        ClassList.of(self._project).drop(set(added) - used)
         return [name for name in added if name in used]
 
 

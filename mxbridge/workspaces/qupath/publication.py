@@ -207,7 +207,7 @@ class Publication:
 
     def classes(self) -> ClassList:
         """The project's class list. Raises BrokenFile."""
-        return ClassList(self._project.folder / "classifiers" / "classes.json")
+        return ClassList.of(self._project.folder)
 
     def _drop_classes(self, classes: ClassList, added: tuple[str, ...]) -> tuple[str, ...]:
         """Take what we added off the project's class list, except what other images still have; return these."""

@@ -29,6 +29,7 @@ from mxbridge.stains import StainVectors
 from mxbridge.workspaces.base import CellKind, Published, Pulled, Workspace
 from mxbridge.workspaces.qupath import edit
 from mxbridge.workspaces.qupath.cells import cells_of
+from mxbridge.workspaces.qupath.classes import ClassList
 from mxbridge.workspaces.qupath.handover.hand_over import HandedOver, hand_over
 from mxbridge.workspaces.qupath.last_read import LastRead
 from mxbridge.workspaces.qupath.ledger import Ledger
@@ -94,6 +95,10 @@ class QuPathWorkspace(Workspace):
         except (OSError, ValueError, AttributeError) as error:
             raise BrokenFile(path, f"is not a settings file ({error})", hint="Remove it") from error
         return model if isinstance(model, str) else None
+
+    @property
+    def class_colors(self) -> dict[str, int | None]:
+        return ClassList.of(self._project.folder).colors
 
     @property
     def opened(self) -> dict[str, Any]:
