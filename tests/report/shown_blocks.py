@@ -35,6 +35,15 @@ def flat(blocks: Iterable[Block]) -> Iterator[Block]:
             yield from (picture for _, pictures in block.choices for picture in pictures)
 
 
+def leaves(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Blocks, those of groups in the place of the group."""
+    for block in blocks:
+        if isinstance(block, Group):
+            yield from leaves(block.blocks)
+        else:
+            yield block
+
+
 def shown(sections: Iterable[Section], *only: str) -> dict[str, list[Block]]:
     """By id of the section, in order; one after another, as a page does it. only: nothing is made of other sections."""
     return {s.id: list(flat(s.blocks)) if s.id in only or not only else [] for s in sections}

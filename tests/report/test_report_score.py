@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from mxbridge.cells import OutlineCells, Rings
 from mxbridge.errors import BrokenFile
 from mxbridge.formats.cell_tables import write_cell_tables
 from mxbridge.report import of_score, scored_image
-from mxbridge.report.blocks import Block, Gallery, Group, Note, Picture, Pictures, Plot, Table
+from mxbridge.report.blocks import Block, Gallery, Note, Picture, Pictures, Plot, Table
 from mxbridge.report.context import RunContext
 from mxbridge.results import ImageRef, Results
 from mxbridge.runs import ImageRecord, Run
 from mxbridge.workspaces.memory import MemoryWorkspace
+from tests.report.shown_blocks import leaves, of_kind
+from tests.report.shown_blocks import pixels as opened
 
 SIDE, CELL = 120, 12
 MARKERS = ("CD3", "CD8 <b>$x_{</b>")
@@ -112,23 +111,7 @@ def quick_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def gone_through(context: RunContext) -> dict[str, list[Block]]:
     """Blocks of the sections, those of groups taken out of them."""
-    return {section.id: list(flat(section.blocks)) for section in of_score.sections(context)}
-
-
-def flat(blocks: Any) -> Iterator[Block]:
-    for block in blocks:
-        if isinstance(block, Group):
-            yield from flat(block.blocks)
-        else:
-            yield block
-
-
-def of_kind(blocks: list[Block], kind: type) -> list[Any]:
-    return [block for block in blocks if isinstance(block, kind)]
-
-
-def opened(picture: Picture) -> np.ndarray:
-    return np.asarray(Image.open(BytesIO(picture.data)).convert("RGB"), int)
+    return {section.id: list(leaves(section.blocks)) for section in of_score.sections(context)}
 
 
 def by_marker(blocks: list[Block], number: int) -> dict[str, tuple[Picture, ...]]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from mxbridge import api
 from mxbridge.cells import OutlineCells, Rings
 from mxbridge.image import Box, Channel, LocalImage
 from mxbridge.report import of_translate, slide_pixels
-from mxbridge.report.blocks import Block, Gallery, Group, Note, Picture, Pictures, Plot, Table
+from mxbridge.report.blocks import Block, Gallery, Note, Pictures, Plot, Table
 from mxbridge.report.context import RunContext
 from mxbridge.report.counts import INTENSITIES
 from mxbridge.report.slide_pixels import SlidePixels, map_picture
@@ -27,6 +23,8 @@ from mxbridge.runs import Run
 from mxbridge.stream.engine import Engine
 from mxbridge.tasks.mapping.maps import Maps
 from mxbridge.workspaces.memory import MemoryWorkspace
+from tests.report.shown_blocks import leaves, of_kind
+from tests.report.shown_blocks import pixels as opened
 from tests.toy_ihc import ihc, positives
 
 SHAPE = (128, 160)
@@ -61,23 +59,7 @@ def quick_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gone_through(context: RunContext) -> dict[str, list[Block]]:
-    return {section.id: list(flat(section.blocks)) for section in of_translate.sections(context)}
-
-
-def flat(blocks: Any) -> Iterator[Block]:
-    for block in blocks:
-        if isinstance(block, Group):
-            yield from flat(block.blocks)
-        else:
-            yield block
-
-
-def of_kind(blocks: list[Block], kind: type) -> list[Any]:
-    return [block for block in blocks if isinstance(block, kind)]
-
-
-def opened(picture: Picture) -> np.ndarray:
-    return np.asarray(Image.open(BytesIO(picture.data)).convert("RGB"), int)
+    return {section.id: list(leaves(section.blocks)) for section in of_translate.sections(context)}
 
 
 def test_everything_that_is_promised_is_there(run: Run, tmp_path: Path) -> None:
